@@ -1,0 +1,48 @@
+"""What a query gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class DetectedObject:
+    """One connected piece of the map that answers a text.
+
+    Attributes:
+        text: The query text.
+        score: Mean standardised score of its voxels; comparable between objects of one text.
+        center_m: (3,) box centre in the map frame, metres.
+        size_m: (3,) box edge lengths along its own axes, metres.
+        yaw_rad: Rotation of the box about the map's vertical axis; 0 for axis-aligned boxes.
+        voxels: (n,) int32, sorted rows of the snapshot.
+    """
+
+    text: str
+    score: float
+    center_m: NDArray[np.float64]
+    size_m: NDArray[np.float64]
+    yaw_rad: float
+    voxels: NDArray[np.int32]
+
+    @property
+    def num_voxels(self) -> int:
+        return len(self.voxels)
+
+
+@dataclass(frozen=True)
+class QueryResult:
+    """The answer to one text: a score for every voxel, and the objects, best first.
+
+    Attributes:
+        text: The query text.
+        scores: (N,) float32, one for each voxel of the snapshot that was asked.
+        objects: Best first.
+    """
+
+    text: str
+    scores: NDArray[np.float32]
+    objects: tuple[DetectedObject, ...]
