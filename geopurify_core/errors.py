@@ -69,3 +69,7 @@ class MapMismatchError(GeoPurifyError):
 
 class QueryError(GeoPurifyError):
     """A query cannot be answered: empty or oversized text, empty map, or a bad limit."""
+
+
+class NotAvailableError(GeoPurifyError):
+    """A capability that this version, or this machine's installation, does not have."""

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 
 from geopurify_core.config import Config
-from geopurify_core.errors import MapMismatchError
+from geopurify_core.errors import MapMismatchError, NotAvailableError
 from geopurify_core.frame import RGBDFrame
 from geopurify_core.mapping.fusion import FusionReport, fuse_frame
 from geopurify_core.mapping.snapshot import MapSnapshot
@@ -43,7 +43,9 @@ class SemanticMapper:
 
     def purify(self) -> None:
         """The place of Geometry-Guided Pooling: snapshot → purified features. It has no implementation yet."""
-        raise NotImplementedError("Purification is not part of this version; queries answer from raw features.")
+        raise NotAvailableError(
+            "purify", "student network", "This version has none yet: query the raw features (purified: false)."
+        )
 
     def query(self, texts: Sequence[str], *, max_objects: int | None = None, min_score: float | None = None) -> list[QueryResult]:
         """Answer each text from the newest snapshot, while integration may go on."""
