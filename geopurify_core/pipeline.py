@@ -37,7 +37,7 @@ class SemanticMapper:
 
     def integrate(self, frame: RGBDFrame) -> FusionReport:
         """Fuse one frame: the network sees the image, then every trusted depth pixel carries its feature into the map."""
-        feature_map = self.backbone.encode_image(frame.rgb)
+        feature_map = self.backbone.encode_image(frame.rgb, frame.depth_m)
         with self._lock:
             return fuse_frame(self._map, frame, feature_map, self.config.depth, self.config.fusion)
 

@@ -49,11 +49,17 @@ def load_backbone(name: str, **options: Any) -> SemanticBackbone:
     except GeoPurifyError:
         raise
     except ImportError as error:
-        raise BackboneError(f"backbone {name}", error.name, f"Install the missing library: pip install {error.name}") from error
+        raise BackboneError(
+            f"backbone {name}", error.name, f"Install the missing library: pip install {error.name}"
+        ) from error
     except Exception as error:
-        raise BackboneError(f"backbone {name}", options, f"It failed to load: {type(error).__name__}: {error}") from error
+        raise BackboneError(
+            f"backbone {name}", options, f"It failed to load: {type(error).__name__}: {error}"
+        ) from error
     if not isinstance(backbone, SemanticBackbone):
-        raise BackboneError(f"backbone {name}", type(backbone).__name__, "It does not offer the SemanticBackbone interface.")
+        raise BackboneError(
+            f"backbone {name}", type(backbone).__name__, "It does not offer the SemanticBackbone interface."
+        )
     return backbone
 
 
@@ -69,7 +75,9 @@ def _factory(name: str) -> Callable[..., Any]:
             try:
                 return point.load()  # type: ignore[no-any-return]
             except Exception as error:
-                raise BackboneError("backbone", name, f"Its package {point.value} cannot be imported: {error}") from error
+                raise BackboneError(
+                    "backbone", name, f"Its package {point.value} cannot be imported: {error}"
+                ) from error
     raise BackboneError("backbone", name, f"Known backbones: {', '.join(backbone_names())}.")
 
 
@@ -84,5 +92,7 @@ def _check_options(name: str, factory: Callable[..., Any], options: dict[str, An
     for option, value in options.items():
         if option not in parameters:
             raise BackboneError(
-                f"backbone {name} option {option}", value, f"Options of this backbone: {', '.join(parameters) or 'none'}."
+                f"backbone {name} option {option}",
+                value,
+                f"Options of this backbone: {', '.join(parameters) or 'none'}.",
             )

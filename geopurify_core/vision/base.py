@@ -69,8 +69,12 @@ class SemanticBackbone(Protocol):
     fingerprint: str
     text_fingerprint: str
 
-    def encode_image(self, rgb: NDArray[np.uint8]) -> FeatureMap:
-        """Features of one (H, W, 3) uint8 RGB image. Raises BackboneError where the model fails."""
+    def encode_image(self, rgb: NDArray[np.uint8], depth_m: NDArray[np.float32] | None = None) -> FeatureMap:
+        """Features of one (H, W, 3) uint8 RGB image. Raises BackboneError where the model fails.
+
+        ``depth_m`` is the registered depth (any resolution, metres, 0 = none). It may sharpen object outlines; most
+        backbones ignore it, and all work without.
+        """
         ...
 
     def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:

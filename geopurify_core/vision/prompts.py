@@ -1,9 +1,10 @@
 """Prompt templates: how a bare name is worded before the sentence encoder reads it.
 
-Measured on 50 everyday phrasings ("somewhere to sit", "coffee mug", "place to wash hands", …) against 100 object names: plain
-names rank the right name first as often as any template (77 %), and separate it best from the runner-up (1.65 standard
-deviations against 1.32 for "a photo of a {}" and 1.08 for "there is a {} in the room"), because a shared frame adds the same
-words to every text and so compresses all similarities. MiniLM is a sentence encoder, not CLIP, whose texts were captions.
+Measured on 50 everyday phrasings ("somewhere to sit", "coffee mug", "place to wash hands", …) against 100 object
+names: plain names rank the right name first as often as any template (77 %), and separate it best from the runner-up
+(1.65 standard deviations against 1.32 for "a photo of a {}" and 1.08 for "there is a {} in the room"), because a
+shared frame adds the same words to every text and so compresses all similarities. MiniLM is a sentence encoder, not
+CLIP, whose texts were captions.
 """
 
 from __future__ import annotations

@@ -55,15 +55,15 @@ def _check_text(field: str, text: object, max_bytes: int) -> str:
 class SentenceEncoder:
     """Sentence embeddings of all-MiniLM-L6-v2, offline, cached, safe to call from several threads.
 
-    A text's vector is the mean over its prompt templates, normalised again. The model is loaded by the first text that no
-    cache knows.
+    A text's vector is the mean over its prompt templates, normalised again. The first text that no cache knows loads
+    the model.
 
     Args:
         templates: Name of a template set (see ``prompts.py``).
         max_bytes: Longer texts are refused.
         cache_size: Texts remembered in memory, least recently used dropped first.
-        cache_dir: Folder for an on-disk cache, one small file for each text, named by content; None for none. Files that
-            cannot be read or do not fit are ignored and written anew.
+        cache_dir: Folder for an on-disk cache, one small file for each text, named by content; None for none.
+            Damaged files are ignored and written anew.
 
     Attributes:
         dim: 384.
@@ -121,7 +121,7 @@ class SentenceEncoder:
         total = np.zeros(self.dim, dtype=np.float32)
         for template in self._templates:
             total += self._model.embed(self._model.token_ids(template.format(text)))
-        return (total / np.linalg.norm(total)).astype(np.float32)
+        return np.asarray(total / np.linalg.norm(total), dtype=np.float32)
 
     def _path(self, text: str) -> Path | None:
         if self._cache_dir is None:
