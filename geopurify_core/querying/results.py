@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ class DetectedObject:
         size_m: (3,) box edge lengths along its own axes, metres.
         yaw_rad: Rotation of the box about the map's vertical axis; 0 for axis-aligned boxes.
         voxels: (n,) int32, sorted rows of the snapshot.
+        R_map_box: (3, 3) rotation whose columns are the box's axes in the map frame; identity for axis-aligned boxes.
     """
 
     text: str
@@ -27,6 +28,7 @@ class DetectedObject:
     size_m: NDArray[np.float64]
     yaw_rad: float
     voxels: NDArray[np.int32]
+    R_map_box: NDArray[np.float64] = field(default_factory=lambda: np.eye(3))
 
     @property
     def num_voxels(self) -> int:

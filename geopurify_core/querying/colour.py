@@ -1,0 +1,237 @@
+"""Colour and appearance words: taken out of a text, and compared with the colours the map remembers.
+
+A network that names things rarely names their colours well, but the map has seen them. "red cabinet" is therefore split
+into a noun for the semantic score and a colour for this one. Colours are compared in OKLab (B. Ottosson, 2020), where
+equal distances look about equally different and hue stays put when light gets dimmer.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import re
+from dataclasses import dataclass
+from importlib import resources
+
+import numpy as np
+from numpy.typing import NDArray
+
+_LINEAR_TO_LMS = np.array(
+    [
+        [0.4122214708, 0.5363325363, 0.0514459929],
+        [0.2119034982, 0.6806995451, 0.1073969566],
+        [0.0883024619, 0.2817188376, 0.6299787005],
+    ]
+)
+_LMS_TO_OKLAB = np.array(
+    [
+        [0.2104542553, 0.7936177850, -0.0040720468],
+        [1.9779984951, -2.4285922050, 0.4505937099],
+        [0.0259040371, 0.7827717662, -0.8086757660],
+    ]
+)
+_CHROMA_SOFTNESS = 0.012
+_LIGHT_SOFTNESS = 0.06
+_MAX_WHITE_GAIN = 1.25
+_WHITE_SHARE = 0.05
+_MIN_WHITE_VOXELS = 20
+_WORD = re.compile(r"[^\W\d_]+", re.UNICODE)
+
+
+@dataclass(frozen=True)
+class AppearanceTerm:
+    """One word of the lexicon: a soft region of OKLCh, or (kind ``texture``) a demand for varied colours.
+
+    Attributes:
+        term: The word.
+        kind: ``colour``, ``shade``, ``material`` or ``texture``.
+        hue_deg, hue_tol_deg: Centre and half width of the hues it covers; None where any hue will do.
+        chroma: Least and greatest chroma; None where any will do.
+        light: Least and greatest lightness (0 black, 1 white); None where any will do.
+    """
+
+    term: str
+    kind: str
+    hue_deg: float | None
+    hue_tol_deg: float | None
+    chroma: tuple[float, float] | None
+    light: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class ParsedText:
+    """A query text, taken apart.
+
+    Attributes:
+        text: As asked.
+        noun: What goes to the semantic score: the text without its colour words (never empty).
+        terms: The appearance words found, in order.
+    """
+
+    text: str
+    noun: str
+    terms: tuple[AppearanceTerm, ...]
+
+
+@functools.cache
+def lexicon() -> dict[str, AppearanceTerm]:
+    """The appearance words this package knows, from ``data/appearance.csv``."""
+    source = resources.files("geopurify_core.querying").joinpath("data/appearance.csv")
+    rows = csv.DictReader(source.read_text(encoding="utf-8").splitlines())
+    return {row["term"]: _term_from_row(row) for row in rows}
+
+
+@functools.cache
+def compounds() -> frozenset[str]:
+    """Pairs of words that name one thing although the first looks like a colour ("light switch")."""
+    source = resources.files("geopurify_core.querying").joinpath("data/compounds.txt")
+    return frozenset(source.read_text(encoding="utf-8").split("\n")) - {""}
+
+
+def _term_from_row(row: dict[str, str]) -> AppearanceTerm:
+    def pair(low: str, high: str) -> tuple[float, float] | None:
+        return (float(row[low]), float(row[high])) if row[low] else None
+
+    hue = (float(row["hue_deg"]), float(row["hue_tol_deg"])) if row["hue_deg"] else (None, None)
+    return AppearanceTerm(
+        row["term"], row["kind"], *hue, pair("chroma_lo", "chroma_hi"), pair("light_lo", "light_hi")
+    )
+
+
+def parse_text(text: str) -> ParsedText:
+    """Split a text into its noun and its appearance words.
+
+    A word counts as appearance only in front of another word it can describe: "orange chair" is a colour and a chair,
+    "orange" or "bowl of orange" is the fruit. Colours leave the noun; textures and materials stay in it as well, since
+    "tiled wall" and "metal shelf" mean something beyond their looks.
+    """
+    words = _WORD.findall(text.lower())
+    known = lexicon()
+    terms, kept = [], []
+    for index, word in enumerate(words):
+        term = known.get(word)
+        is_name = " ".join(words[index : index + 2]) in compounds()
+        if term is None or is_name or not _describes_something(words[index + 1 :], known):
+            kept.append(word)
+            continue
+        terms.append(term)
+        if term.kind in ("material", "texture"):
+            kept.append(word)
+    if not terms:
+        return ParsedText(text, text.strip(), ())
+    return ParsedText(text, " ".join(kept), tuple(terms))
+
+
+def _describes_something(following: list[str], known: dict[str, AppearanceTerm]) -> bool:
+    """Whether a noun follows: skip further appearance words and their "and"; "green or …" or "in red" has none."""
+    for word in following:
+        if word in known or word in ("and", "coloured", "colored"):
+            continue
+        return word not in ("or", "of", "in", "on", "with", "the", "a", "an")
+    return False
+
+
+def oklab(rgb: NDArray[np.uint8], white: NDArray[np.floating] | None = None) -> NDArray[np.float32]:
+    """OKLab (N, 3) float32 of sRGB colours (N, 3) uint8, optionally relative to a linear white point (3,)."""
+    value = np.arange(256) / 255.0
+    table = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+    linear = table[rgb]
+    if white is not None:
+        linear = linear / white
+    return (np.cbrt(linear @ _LINEAR_TO_LMS.T) @ _LMS_TO_OKLAB.T).astype(np.float32)
+
+
+def white_point(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Linear gains (3,) of the light, judged from the brightest nearly grey voxels; ones where there are too few.
+
+    The cast is removed, and at most a quarter of the exposure: a dark room should not turn into a bright one.
+    """
+    lab = oklab(rgb)
+    grey = np.flatnonzero(np.hypot(lab[:, 1], lab[:, 2]) < 0.06)
+    if len(grey) < _MIN_WHITE_VOXELS:
+        return np.ones(3)
+    brightest = grey[lab[grey, 0] >= np.quantile(lab[grey, 0], 1.0 - _WHITE_SHARE)]
+    value = rgb[brightest].astype(np.float64).mean(axis=0) / 255.0
+    linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+    return np.asarray(np.clip(linear, 1.0 / _MAX_WHITE_GAIN**2, 1.0), dtype=np.float64)
+
+
+def membership(term: AppearanceTerm, lab: NDArray[np.floating]) -> NDArray[np.float32]:
+    """How well each OKLab colour (N, 3) fits a colour, shade or material word: (N,) float32 in [0, 1]."""
+    result = np.ones(len(lab), dtype=np.float64)
+    chroma = np.hypot(lab[:, 1], lab[:, 2])
+    if term.hue_deg is not None and term.hue_tol_deg is not None:
+        hue = np.degrees(np.arctan2(lab[:, 2], lab[:, 1]))
+        off = np.abs((hue - term.hue_deg + 180.0) % 360.0 - 180.0) / term.hue_tol_deg
+        result *= np.exp(-0.5 * np.maximum(off - 0.5, 0.0) ** 2 * 4.0)
+    if term.chroma is not None:
+        result *= _soft_range(chroma, term.chroma, _CHROMA_SOFTNESS, floor=0.0)
+    if term.light is not None:
+        result *= _soft_range(lab[:, 0], term.light, _LIGHT_SOFTNESS, floor=0.0)
+    return result.astype(np.float32)
+
+
+def _soft_range(
+    value: NDArray[np.floating], limits: tuple[float, float], softness: float, floor: float
+) -> NDArray[np.float64]:
+    """1 inside the limits, falling like a logistic outside; an end at ``floor`` is open."""
+    low, high = limits
+    result = 1.0 / (1.0 + np.exp(np.clip((value - high) / softness, -40, 40)))
+    if low > floor:
+        result = result / (1.0 + np.exp(np.clip((low - value) / softness, -40, 40)))
+    return np.asarray(result, dtype=np.float64)
+
+
+def local_contrast(lab: NDArray[np.floating], coords: NDArray[np.int32]) -> NDArray[np.float32]:
+    """How varied the colours are around each voxel: (N,) standard deviation of OKLab within its block of 4³ voxels.
+
+    Averaged over two staggered block grids so that no block edge shows.
+    """
+    total = np.zeros(len(coords), dtype=np.float64)
+    for shift in (0, 2):
+        blocks = (coords.astype(np.int64) + shift) >> 2
+        key = (blocks[:, 0] << 42) ^ ((blocks[:, 1] & 0x1FFFFF) << 21) ^ (blocks[:, 2] & 0x1FFFFF)
+        _, inverse = np.unique(key, return_inverse=True)
+        count = np.bincount(inverse)
+        variance = np.zeros(len(count))
+        for channel in range(3):
+            mean = np.bincount(inverse, lab[:, channel]) / count
+            variance += np.bincount(inverse, lab[:, channel].astype(np.float64) ** 2) / count - mean**2
+        total += np.sqrt(np.maximum(variance, 0.0))[inverse]
+    return (total / 2.0).astype(np.float32)
+
+
+class MapColours:
+    """The colours of one snapshot, made comparable once: OKLab relative to the map's white, and their local contrast."""
+
+    def __init__(self, rgb: NDArray[np.uint8], coords: NDArray[np.int32]) -> None:
+        self._rgb = rgb
+        self._coords = coords
+
+    @functools.cached_property
+    def lab(self) -> NDArray[np.float32]:
+        """(N, 3) OKLab."""
+        return oklab(self._rgb, white_point(self._rgb))
+
+    @functools.cached_property
+    def _texture_rank(self) -> NDArray[np.float32]:
+        contrast = local_contrast(self.lab, self._coords)
+        order = np.argsort(contrast, kind="stable")
+        rank = np.empty(len(order), dtype=np.float32)
+        rank[order] = np.linspace(0.0, 1.0, len(order), dtype=np.float32)
+        return rank
+
+    def agreement(self, terms: tuple[AppearanceTerm, ...]) -> NDArray[np.float32]:
+        """(N,) in [0, 1]: a "dark red" thing is dark and red (geometric mean), a "red and white" one has either (most)."""
+        parts = []
+        colours = [membership(term, self.lab) for term in terms if term.kind == "colour"]
+        if colours:
+            parts.append(np.maximum.reduce(colours))
+        for term in terms:
+            if term.kind == "texture":
+                parts.append(self._texture_rank)
+            elif term.kind != "colour":
+                parts.append(membership(term, self.lab))
+        if not parts:
+            return np.ones(len(self._rgb), dtype=np.float32)
+        return np.asarray(np.prod(parts, axis=0) ** (1.0 / len(parts)), dtype=np.float32)

@@ -1,0 +1,158 @@
+"""From a score per voxel to objects, best first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geopurify_core.config import QueryConfig
+from geopurify_core.querying.boxes import Box, axis_aligned_box, split_until_tight, upright_box
+from geopurify_core.querying.components import ScoreTree, connected_components, score_tree
+from geopurify_core.querying.results import DetectedObject
+
+_PEAK_SHARE = 5e-4
+_FLOOR_SHARE = 0.35
+_KEEP_SHARE = 0.5
+_MIN_RISE_SHARE = 0.12
+_SIZE_SIGMA = 0.8
+_SIZE_WEIGHT = 1.0
+_MAX_SIZE_PENALTY = 3.0
+_MAX_CANDIDATES = 64
+_AIRY_VOLUME_M3 = 0.25
+_AIRY_GAIN = 0.6
+
+
+@dataclass(frozen=True)
+class SizePrior:
+    """How big a thing like this is: greatest extent in metres, and the standard deviation of its logarithm."""
+
+    size_m: float
+    log_std: float
+
+    def penalty(self, extent_m: float) -> float:
+        """0 at the expected size, growing with the squared log ratio, bounded."""
+        sigma = np.hypot(self.log_std, _SIZE_SIGMA)
+        off = np.log(max(extent_m, 1e-3) / self.size_m) / sigma
+        return float(min(0.5 * off * off, _MAX_SIZE_PENALTY))
+
+
+def find_objects(
+    text: str,
+    coords: NDArray[np.int32],
+    scores: NDArray[np.float32],
+    voxel_size_m: float,
+    up: NDArray[np.floating],
+    prior: SizePrior,
+    config: QueryConfig,
+) -> list[DetectedObject]:
+    """Objects of one text, best first.
+
+    1. Candidates rise above a share of the way from the map's median score to its peak.
+    2. Their score tree is cut where the pieces hold the most mass above their surroundings (a mug on a table, two chairs
+       that touch), weighed by how plausible their size is.
+    3. Each piece keeps the voxels above half its own height, in one connected part.
+    4. Pieces whose box is mostly air are cut in two (walls round a corner).
+
+    The object's score is the mean score of its voxels less the size penalty.
+    """
+    if not len(scores):
+        return []
+    base = float(np.median(scores))
+    top = max(config.min_voxels, int(len(scores) * _PEAK_SHARE))
+    peak = float(np.partition(scores, -min(top, len(scores)))[-min(top, len(scores)) :].mean())
+    rise = peak - base
+    if rise <= 0:
+        return []
+    rows = np.flatnonzero(scores >= base + _FLOOR_SHARE * rise).astype(np.int32)
+    tree = score_tree(coords[rows], scores[rows], base + _FLOOR_SHARE * rise, config.min_voxels, _MIN_RISE_SHARE * rise)
+    pieces = _pieces(tree, coords[rows], scores[rows], base, prior, voxel_size_m, config.min_voxels)
+    objects = []
+    for piece in pieces:
+        objects += _objects_of_piece(text, rows[piece], coords, scores, voxel_size_m, up, prior, config)
+    objects.sort(key=lambda item: (-item.score, item.voxels[0]))
+    return objects
+
+
+def select_nodes(tree: ScoreTree, prior: SizePrior, voxel_size_m: float) -> NDArray[np.int32]:
+    """(K,) the chosen ancestor-or-self of every node, −1 where a descendant is chosen instead.
+
+    Excess of mass, bottom up: a node stands for its children where its own mass exceeds the sum of theirs.
+    """
+    count = len(tree.parent)
+    own = tree.mass * np.exp([-prior.penalty(extent * voxel_size_m) for extent in tree.extent])
+    best, below = own.copy(), np.zeros(count)
+    taken = np.ones(count, dtype=bool)
+    for node in range(count):
+        if below[node] > own[node]:
+            best[node], taken[node] = below[node], False
+        if tree.parent[node] >= 0:
+            below[tree.parent[node]] += best[node]
+    chosen = np.full(count, -1, dtype=np.int32)
+    for node in range(count - 1, -1, -1):
+        parent = tree.parent[node]
+        above = chosen[parent] if parent >= 0 else -1
+        chosen[node] = above if above >= 0 else (node if taken[node] else -1)
+    return chosen
+
+
+def _pieces(
+    tree: ScoreTree,
+    coords: NDArray[np.int32],
+    scores: NDArray[np.float32],
+    base: float,
+    prior: SizePrior,
+    voxel_size_m: float,
+    min_voxels: int,
+) -> list[NDArray[np.int64]]:
+    """Index arrays of the chosen pieces, the most promising first, each trimmed to its own half height."""
+    chosen = select_nodes(tree, prior, voxel_size_m)
+    owner = np.where(tree.node >= 0, chosen[np.maximum(tree.node, 0)], -1)
+    members = np.argsort(owner, kind="stable")
+    members = members[owner[members] >= 0]
+    if not len(members):
+        return []
+    groups = np.split(members, np.flatnonzero(np.diff(owner[members])) + 1)
+    groups.sort(key=lambda group: -float(np.sort(scores[group])[-min_voxels:].mean()))
+    pieces = []
+    for group in groups[:_MAX_CANDIDATES]:
+        height = float(np.quantile(scores[group], 0.95))
+        core = group[scores[group] >= base + _KEEP_SHARE * (height - base)]
+        labels = connected_components(coords[core])
+        core = core[labels == np.argmax(np.bincount(labels))]
+        if len(core) >= min_voxels:
+            pieces.append(np.sort(core))
+    return pieces
+
+
+def _objects_of_piece(
+    text: str,
+    voxels: NDArray[np.int32],
+    coords: NDArray[np.int32],
+    scores: NDArray[np.float32],
+    voxel_size_m: float,
+    up: NDArray[np.floating],
+    prior: SizePrior,
+    config: QueryConfig,
+) -> list[DetectedObject]:
+    points = (coords[voxels] + 0.5) * voxel_size_m
+    objects = []
+    for part in split_until_tight(points, up, voxel_size_m, _AIRY_VOLUME_M3, _AIRY_GAIN):
+        if len(part) < config.min_voxels:
+            continue
+        upright = upright_box(points[part], up, voxel_size_m)
+        box: Box = upright if config.oriented_boxes else axis_aligned_box(points[part], voxel_size_m)
+        score = float(scores[voxels[part]].mean()) - _SIZE_WEIGHT * prior.penalty(float(upright.size_m.max()))
+        objects.append(
+            DetectedObject(
+                text=text,
+                score=score,
+                center_m=box.center_m,
+                size_m=box.size_m,
+                yaw_rad=box.yaw_rad,
+                voxels=np.sort(voxels[part]).astype(np.int32),
+                R_map_box=box.R_map_box,
+            )
+        )
+    return objects
