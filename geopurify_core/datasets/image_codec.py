@@ -82,7 +82,7 @@ def decode_image(
     if is_bigendian not in (0, 1):
         raise BadMessageError("image.is_bigendian", is_bigendian, "Set it to 0 or 1.")
     stored = np.dtype(layout.item).newbyteorder(">" if is_bigendian else "<")
-    pixels = np.ascontiguousarray(rows).view(stored).reshape(height, width, layout.channels)
+    pixels: NDArray[Any] = np.ascontiguousarray(rows).view(stored).reshape(height, width, layout.channels)
     if layout.rgb is None:
         return np.ascontiguousarray(pixels[..., 0], dtype=np.dtype(layout.item))
     if layout.rgb == (0, 1, 2) and layout.channels == 3:
@@ -147,7 +147,8 @@ def _decode_compressed_depth(format_: str, raw: bytes) -> NDArray[Any]:
         raise BadMessageError("compressed_image.header", (a, b), "32FC1 needs its quantisation in a 12-byte header.")
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         depth = np.float32(a) / (pixels.astype(np.float32) - np.float32(b))
-    return np.where((pixels > 0) & np.isfinite(depth) & (depth > 0), depth, np.float32(0)).astype(np.float32)
+    metres: NDArray[np.float32] = np.where((pixels > 0) & np.isfinite(depth) & (depth > 0), depth, 0).astype(np.float32)
+    return metres
 
 
 def decode_picture(raw: bytes, field: str) -> NDArray[Any]:
