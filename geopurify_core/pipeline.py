@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from geopurify_core.config import Config
-from geopurify_core.errors import MapMismatchError, NotAvailableError
+from geopurify_core.errors import InvalidConfigError, MapMismatchError, NotAvailableError
 from geopurify_core.frame import RGBDFrame
 from geopurify_core.mapping.fusion import FusionReport, fuse_frame
 from geopurify_core.mapping.snapshot import MapSnapshot
@@ -18,6 +20,18 @@ from geopurify_core.vision import load_backbone
 from geopurify_core.vision.base import SemanticBackbone
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MapStats:
+    """Size and cost of the map, for reports: bytes in use, voxels forgotten so far, newest frame's stamp and times."""
+
+    num_voxels: int
+    nbytes: int
+    evicted: int
+    stamp_ns: int
+    backbone_ms: float
+    fusion_ms: float
 
 
 class SemanticMapper:
@@ -34,12 +48,36 @@ class SemanticMapper:
         self._lock = threading.Lock()
         self._map = self._empty_map()
         self._engine: QueryEngine | None = None
+        self._times_ms = (0.0, 0.0)
+
+    def configure(self, config: Config) -> None:
+        """Use other depth, fusion and query settings from the next frame and query on.
+
+        Raises:
+            InvalidConfigError: The map's or the backbone's settings differ: these are fixed for the mapper's life.
+        """
+        for part in ("map", "backbone"):
+            if getattr(config, part) != getattr(self.config, part):
+                raise InvalidConfigError(part, getattr(config, part), "Start a new mapper to change it.")
+        with self._lock:
+            self.config = config
+            self._engine = None
+
+    def stats(self) -> MapStats:
+        """Size and cost of the map as it is now."""
+        with self._lock:
+            living = self._map
+            return MapStats(len(living), living.nbytes, living.evicted, living.stamp_ns, *self._times_ms)
 
     def integrate(self, frame: RGBDFrame) -> FusionReport:
         """Fuse one frame: the network sees the image, then every trusted depth pixel carries its feature into the map."""
+        started = time.perf_counter()
         feature_map = self.backbone.encode_image(frame.rgb, frame.depth_m)
+        encoded = time.perf_counter()
         with self._lock:
-            return fuse_frame(self._map, frame, feature_map, self.config.depth, self.config.fusion)
+            report = fuse_frame(self._map, frame, feature_map, self.config.depth, self.config.fusion)
+        self._times_ms = (1e3 * (encoded - started), 1e3 * (time.perf_counter() - encoded))
+        return report
 
     def purify(self) -> None:
         """The place of Geometry-Guided Pooling: snapshot → purified features. It has no implementation yet."""
