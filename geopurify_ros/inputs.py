@@ -1,0 +1,124 @@
+"""Subscriptions: their QoS, the stamps, and which messages belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from geometry_msgs.msg import PoseStamped
+from nav_msgs.msg import Odometry
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.node import Node
+from rclpy.qos import QoSPolicyKind, QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+
+from geopurify_ros.health import Health
+from geopurify_ros.messages import stamp_ns
+from geopurify_ros.parameters import RosConfig
+from geopurify_ros.sync import ApproximateSync, SyncedSet
+
+_IMAGE = {"raw": Image, "compressed": CompressedImage}
+
+
+class Inputs:
+    """Every sensor subscription of the node. Callbacks count, match stamps and hand over; none does real work.
+
+    Args:
+        node: The node to subscribe on.
+        config: Which inputs, and how.
+        health: Told of every message, refusal and QoS clash.
+        on_set: Takes matched messages: (colour, depth) or (colour, points).
+        on_camera: Takes ("rgb" or "depth", CameraInfo).
+        on_pose: Takes PoseStamped or Odometry.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        config: RosConfig,
+        health: Health,
+        on_set: Callable[[SyncedSet], None],
+        on_camera: Callable[[str, CameraInfo], None],
+        on_pose: Callable[[Any], None],
+    ) -> None:
+        self._node, self._config, self._health, self._on_set = node, config, health, on_set
+        self._group = MutuallyExclusiveCallbackGroup()
+        self._to_best_effort: set[str] = set()
+        self._subscriptions: dict[str, Any] = {}
+        self._subscribe: dict[str, Callable[[bool], None]] = {}
+        geometry = "depth/image" if config.input == "rgbd" else "points"
+        self.sync = ApproximateSync(
+            ("rgb/image", geometry), config.sync_slop_s, config.sync_queue_size, max_future_s=config.max_future_s
+        )
+        self._add("rgb/camera_info", CameraInfo, lambda m: on_camera("rgb", m))
+        if config.pose_source == "pose":
+            self._add("pose", PoseStamped, on_pose)
+        if config.pose_source == "odom":
+            self._add("odom", Odometry, on_pose)
+        self._add("rgb/image", _IMAGE[config.rgb_transport], lambda m: self._synced("rgb/image", m))
+        if config.input == "rgbd":
+            self._add("depth/camera_info", CameraInfo, lambda m: on_camera("depth", m), required=False)
+            self._add(geometry, _IMAGE[config.depth_transport], lambda m: self._synced(geometry, m))
+        else:
+            self._add(geometry, PointCloud2, lambda m: self._synced(geometry, m))
+        node.create_timer(0.5, self._switch_reliability, self._group)
+
+    def _add(self, topic: str, kind: Any, handle: Callable[[Any], None], required: bool = True) -> None:
+        name = self._node.resolve_topic_name(topic)
+        self._health.watch(name, required)
+
+        def callback(message: Any) -> None:
+            self._health.arrived(name)
+            try:
+                handle(message)
+            except Exception as error:  # an exception here would end the executor, and with it the node
+                self._health.refused(name, error)
+
+        def subscribe(reliable: bool) -> None:
+            self._subscriptions[name] = self._node.create_subscription(
+                kind,
+                topic,
+                callback,
+                QoSProfile(
+                    depth=self._config.qos_depth,
+                    reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+                ),
+                callback_group=self._group,
+                event_callbacks=SubscriptionEventCallbacks(
+                    incompatible_qos=lambda event: self._incompatible(name, event), use_default_callbacks=False
+                ),
+            )
+            self._subscribe[name] = subscribe
+
+        subscribe(self._config.qos_reliability != "best_effort")
+
+    def _incompatible(self, name: str, event: Any) -> None:
+        policy = qos_policy_name_from_kind(event.last_policy_kind)
+        self._health.inputs[
+            name
+        ].note = f"a publisher's QoS is incompatible ({policy}): its messages cannot be received."
+        if self._config.qos_reliability == "auto" and event.last_policy_kind == QoSPolicyKind.RELIABILITY:
+            self._to_best_effort.add(name)
+        else:
+            self._node.get_logger().warning(f"{name}: {self._health.inputs[name].note} See qos_reliability.")
+
+    def _switch_reliability(self) -> None:
+        """Subscribe anew where a publisher offers best effort only (never inside the event itself)."""
+        for name in sorted(self._to_best_effort):
+            self._node.destroy_subscription(self._subscriptions[name])
+            self._subscribe[name](False)
+            note = "a publisher's QoS offers best_effort only: subscribed best_effort."
+            self._health.inputs[name].note = note
+            self._node.get_logger().warning(f"{name}: {note}")
+        self._to_best_effort.clear()
+
+    def _synced(self, topic: str, message: Any) -> None:
+        rewinds = self.sync.rewinds
+        now_ns = self._node.get_clock().now().nanoseconds
+        for found in self.sync.add(topic, stamp_ns(message.header.stamp), message, now_ns):
+            self._on_set(found)
+        if self.sync.rewinds > rewinds:
+            self._node.get_logger().warning(
+                "Time has jumped back: buffers are reset, the map is kept, mapping goes on."
+            )

@@ -1,0 +1,132 @@
+"""The node's services: each answers from a snapshot while mapping goes on, and none ever raises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from geometry_msgs.msg import Vector3
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.node import Node
+from std_srvs.srv import Trigger
+
+from geopurify_core.errors import GeoPurifyError
+from geopurify_core.mapping.snapshot import MapSnapshot
+from geopurify_core.querying.results import QueryResult
+from geopurify_interfaces.msg import DetectedObject
+from geopurify_interfaces.srv import LoadMap, Purify, Query, SaveMap, Segment
+from geopurify_ros.markers import object_pose
+from geopurify_ros.messages import header, to_stamp
+from geopurify_ros.outputs import Outputs, labelled_cloud, objects_cloud
+from geopurify_ros.session import MapSession
+
+
+class Services:
+    """~/query ~/segment ~/purify ~/save_map ~/load_map ~/reset ~/pause ~/resume.
+
+    Args:
+        node: The node to offer them on.
+        session: What they act on.
+        outputs: Where answers are shown.
+        set_labels: Makes a new label list the one of the semantic cloud.
+        autosave_path: Used by save_map when the request names no file.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        session: MapSession,
+        outputs: Outputs,
+        set_labels: Callable[[list[str]], None],
+        autosave_path: str,
+    ) -> None:
+        self._node, self._session, self._outputs = node, session, outputs
+        self._set_labels, self._autosave_path = set_labels, autosave_path
+        group = ReentrantCallbackGroup()
+        for name, kind, answer in (
+            ("query", Query, self._query),
+            ("segment", Segment, self._segment),
+            ("purify", Purify, self._purify),
+            ("save_map", SaveMap, self._save),
+            ("load_map", LoadMap, self._load),
+            ("reset", Trigger, self._reset),
+            ("pause", Trigger, lambda _, response: self._pause(True, response)),
+            ("resume", Trigger, lambda _, response: self._pause(False, response)),
+        ):
+            node.create_service(kind, f"~/{name}", self._guarded(answer), callback_group=group)
+
+    def _guarded(self, answer: Callable[[Any, Any], None]) -> Callable[[Any, Any], Any]:
+        def callback(request: Any, response: Any) -> Any:
+            try:
+                response.success = True
+                answer(request, response)
+            except GeoPurifyError as error:
+                response.success, response.message = False, str(error)
+            except Exception as error:  # the caller gets an answer, the node lives
+                self._node.get_logger().error(f"{type(error).__name__} in a service: {error}")
+                response.success, response.message = False, f"internal error: {type(error).__name__}: {error}"
+            return response
+
+        return callback
+
+    def _query(self, request: Query.Request, response: Query.Response) -> None:
+        if request.purified:
+            self._session.mapper.purify()
+        engine = self._session.mapper.engine()
+        limits = {"max_objects": int(request.max_objects) or None, "min_score": float(request.min_score) or None}
+        results = engine.query(list(request.texts), **limits)
+        snapshot = engine.snapshot
+        response.map_stamp = to_stamp(snapshot.stamp_ns)
+        response.cloud = objects_cloud(snapshot, results)
+        response.objects = _objects(snapshot, results)
+        self._outputs.show_query(snapshot, results, response.cloud)
+
+    def _segment(self, request: Segment.Request, response: Segment.Response) -> None:
+        engine = self._session.mapper.engine()
+        labels = list(request.labels)
+        response.cloud, assigned = labelled_cloud(engine, labels)
+        response.map_stamp = to_stamp(engine.snapshot.stamp_ns)
+        response.counts = np.bincount(assigned[assigned >= 0], minlength=len(labels)).tolist()
+        self._set_labels(labels)
+        self._outputs.show_cloud(response.cloud)
+
+    def _purify(self, _: Purify.Request, response: Purify.Response) -> None:
+        self._session.mapper.purify()
+        response.map_stamp = to_stamp(self._session.mapper.snapshot().stamp_ns)
+
+    def _save(self, request: SaveMap.Request, response: SaveMap.Response) -> None:
+        response.num_voxels = self._session.save(request.path or self._autosave_path)
+
+    def _load(self, request: LoadMap.Request, response: LoadMap.Response) -> None:
+        response.num_voxels = self._session.load(request.path)
+        response.message = "loaded"
+
+    def _reset(self, _: Trigger.Request, response: Trigger.Response) -> None:
+        self._session.mapper.reset()
+        response.message = "the map is empty"
+
+    def _pause(self, paused: bool, response: Trigger.Response) -> None:
+        self._session.paused = paused
+        response.message = "paused: frames are ignored" if paused else "mapping"
+
+
+def _objects(snapshot: MapSnapshot, results: list[QueryResult]) -> list[DetectedObject]:
+    """The objects of all texts as messages, numbered as in the cloud."""
+    out: list[DetectedObject] = []
+    for text_index, result in enumerate(results):
+        for rank, found in enumerate(result.objects):
+            out.append(
+                DetectedObject(
+                    header=header(snapshot.stamp_ns, snapshot.frame_id),
+                    text=found.text,
+                    text_index=text_index,
+                    rank=rank,
+                    score=float(found.score),
+                    instance=len(out),
+                    pose=object_pose(found),
+                    size=Vector3(**dict(zip("xyz", (float(v) for v in found.size_m), strict=True))),
+                    num_voxels=found.num_voxels,
+                )
+            )
+    return out

@@ -1,0 +1,109 @@
+"""The mapper's life inside the node: loading, mapping, paused, failed; and what it has done so far."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from geopurify_core.config import Config
+from geopurify_core.errors import GeoPurifyError, NotAvailableError
+from geopurify_core.frame import RGBDFrame
+from geopurify_core.mapping.store import load_map, save_map
+from geopurify_core.pipeline import MapStats, SemanticMapper
+from geopurify_ros.frames import PointsView
+
+
+class MapSession:
+    """One mapper, reached from the worker (frames), from services (queries) and from timers (clouds).
+
+    Args:
+        config: The core's configuration.
+        load_path: Map file to start with, or an empty text.
+        log: Told what happens.
+    """
+
+    def __init__(self, config: Config, load_path: str, log: Callable[[str], object]) -> None:
+        self._config, self._load_path, self._log = config, load_path, log
+        self._mapper: SemanticMapper | None = None
+        self._failure: Exception | None = None
+        self._writing = threading.Lock()
+        self.paused = False
+        self.integrated = 0
+        self.failed = 0
+        self.last_stamp_ns = 0
+
+    @property
+    def state(self) -> str:
+        """loading, mapping, paused or failed."""
+        if self._failure is not None:
+            return "failed"
+        if self._mapper is None:
+            return "loading"
+        return "paused" if self.paused else "mapping"
+
+    def prepare(self) -> None:
+        """Load the backbone, and the map to start with. Slow; runs on the worker."""
+        try:
+            mapper = SemanticMapper(self._config)
+            if self._load_path:
+                mapper.load(load_map(self._load_path))
+        except Exception as error:
+            self._failure = error
+            raise
+        mapper.configure(self._config)  # it may have changed while the backbone was loading
+        self._mapper = mapper
+        self._log(f"Ready: backbone {mapper.backbone.name}, {mapper.backbone.feature_dim} channels.")
+
+    @property
+    def mapper(self) -> SemanticMapper:
+        """The mapper. Raises NotAvailableError while it is loading or when it could not be loaded."""
+        if self._failure is not None:
+            raise NotAvailableError("map", "failed to start", f"Mend this and start the node again: {self._failure}")
+        if self._mapper is None:
+            raise NotAvailableError("map", "loading", "The backbone is still loading: ask again in a moment.")
+        return self._mapper
+
+    def stats(self) -> MapStats | None:
+        """Size and cost of the map; None until it exists."""
+        return None if self._mapper is None else self._mapper.stats()
+
+    def configure(self, config: Config) -> None:
+        """Use a changed configuration from the next frame and query on."""
+        self._config = config
+        if self._mapper is not None:
+            self._mapper.configure(config)
+
+    def integrate(self, frame: RGBDFrame | PointsView) -> None:
+        """Fuse one frame into the map."""
+        mapper = self.mapper
+        if isinstance(frame, RGBDFrame):
+            mapper.integrate(frame)
+        else:
+            mapper.integrate_points(frame.rgb, frame.points_camera_m, frame.camera, frame.T_map_camera, frame.stamp_ns)
+        self.integrated += 1
+
+    def save(self, path: str) -> int:
+        """Write the map; the number of voxels. One writer at a time."""
+        if not path:
+            raise NotAvailableError("path", path, "Name the file to write.")
+        snapshot = self.mapper.snapshot()
+        with self._writing:
+            save_map(snapshot, path)
+        return len(snapshot)
+
+    def load(self, path: str) -> int:
+        """Replace the map by a file's; the number of voxels. The map stays as it was when the file is unusable."""
+        if not path:
+            raise NotAvailableError("path", path, "Name the file to read.")
+        snapshot = load_map(path)
+        self.mapper.load(snapshot)
+        return len(snapshot)
+
+    def autosave(self, path: str) -> None:
+        """Save at the end of the node's life, if there is something to save and somewhere to put it."""
+        if not path or self._mapper is None or not len(self._mapper.snapshot()):
+            return
+        try:
+            self._log(f"Saved {self.save(path)} voxels to {path}.")
+        except (GeoPurifyError, OSError) as error:
+            self._log(f"The map could not be saved: {error}")
