@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,8 @@ class MapSnapshot:
     Attributes:
         coords: (N, 3) int32; voxel i covers [coords·s, (coords+1)·s) metres, s = ``voxel_size_m``.
         features: (N, C) float16, weighted mean of the observed feature rows (not normalised).
-        weight: (N,) float32, sum of the observation weights.
+        weight: (N,) float32, sum of the observation weights behind ``features``; 0 where no confident feature was seen
+            (such a voxel has colour and normal, and a feature row of zeros).
         rgb: (N, 3) uint8, weighted mean colour.
         normals: (N, 3) float16, unit normals in the map frame, towards the cameras; 0 where unknown.
         first_seen_ns, last_seen_ns: (N,) int64.
@@ -25,6 +26,8 @@ class MapSnapshot:
         version: Counts the changes of the living map; equal versions mean equal content.
         backbone: Fingerprint of the backbone behind ``features``.
         text_fingerprint: The text space that ``features`` live in.
+        geometry_weight: (N,) float32, weight behind colour and normal; ≥ ``weight``, because observations without a
+            confident feature still add geometry. By default ``weight`` itself.
     """
 
     coords: NDArray[np.int32]
@@ -40,10 +43,14 @@ class MapSnapshot:
     version: int
     backbone: str
     text_fingerprint: str
+    geometry_weight: NDArray[np.float32] = field(default=None)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
+        if self.geometry_weight is None:
+            object.__setattr__(self, "geometry_weight", self.weight)
         for array in (
             self.coords, self.features, self.weight, self.rgb, self.normals, self.first_seen_ns, self.last_seen_ns,
+            self.geometry_weight,
         ):  # fmt: skip
             array.setflags(write=False)
 

@@ -1,0 +1,191 @@
+"""Frames into the map: every trusted depth pixel carries the feature of its cell to its voxel.
+
+The mean of a voxel's features is weighted by cell confidence x range x incidence; colour and normal by range x incidence
+alone, so that pixels without a confident feature still add geometry. Reading the features is what costs: pixels of one voxel
+and one cell are therefore merged first, and each voxel then sums its few cells once, in float32, into its float16 row.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geopurify_core.config import DepthConfig, FusionConfig
+from geopurify_core.depth import trusted_depth
+from geopurify_core.errors import BackboneError, MapMismatchError
+from geopurify_core.frame import RGBDFrame
+from geopurify_core.mapping import reference
+from geopurify_core.mapping.jit import HAVE_NUMBA, run_chunks
+from geopurify_core.mapping.observations import ObservationCounts, Observations, observe_frame
+from geopurify_core.mapping.voxel_map import Placement, VoxelMap
+from geopurify_core.vision.base import FeatureMap
+
+log = logging.getLogger(__name__)
+
+_FLOAT16_MAX = 65504.0
+ENGINES = ("auto", "numba", "torch")
+
+
+@dataclass(frozen=True)
+class FusionReport:
+    """What one frame did to the map.
+
+    Attributes:
+        pixels_valid: Depth pixels (or points) worth trusting.
+        pixels_used: Of those, the ones fused; the rest lie outside the colour image or out of the map's reach.
+        voxels_touched: Distinct voxels changed, new ones included.
+        voxels_new: Voxels made.
+        voxels_evicted: Voxels forgotten to make room for them.
+        voxels_dropped: Voxels of this frame that did not fit the budget even so.
+        dropped_out_of_bounds: Pixels beyond ±2^20 voxels.
+        pairs_merged: Distinct (voxel, feature cell) pairs with weight.
+    """
+
+    pixels_valid: int = 0
+    pixels_used: int = 0
+    voxels_touched: int = 0
+    voxels_new: int = 0
+    voxels_evicted: int = 0
+    voxels_dropped: int = 0
+    dropped_out_of_bounds: int = 0
+    pairs_merged: int = 0
+
+
+def fuse_frame(
+    voxel_map: VoxelMap,
+    frame: RGBDFrame,
+    feature_map: FeatureMap,
+    depth_cfg: DepthConfig | None = None,
+    fusion_cfg: FusionConfig | None = None,
+    *,
+    engine: str = "auto",
+) -> FusionReport:
+    """Fuse one RGB-D frame. Either all of it ends up in the map, or an error is raised and the map is as before.
+
+    Args:
+        voxel_map: Changed in place; nobody else may use it meanwhile.
+        frame: Depth at full resolution, colour, pose.
+        feature_map: (C, h, w) features of ``frame.rgb``, any resolution.
+        depth_cfg, fusion_cfg: Which pixels are trusted, and how observations weigh.
+        engine: ``numba``, ``torch``, or the faster one there is.
+
+    Returns:
+        Counts; all zero for a frame without one trusted pixel, which leaves the map untouched.
+
+    Raises:
+        MapMismatchError: The features have another width than the map's.
+        BackboneError: Features or confidences are not finite or out of range.
+    """
+    fusion_cfg = fusion_cfg or FusionConfig()
+    compiled = _use_numba(engine)
+    check_width(voxel_map, feature_map)
+    depth_m = trusted_depth(frame.depth_m, depth_cfg or DepthConfig())
+    if not depth_m.any():
+        return FusionReport()
+    check_values(feature_map)
+    observe = observe_frame if compiled else reference.observe_frame
+    observations, counts = observe(
+        frame, depth_m, feature_map.confidence.shape, voxel_map.config.voxel_size_m, fusion_cfg
+    )
+    return integrate(
+        voxel_map, observations, counts, feature_map, fusion_cfg, frame.stamp_ns, frame.T_map_camera[:3, 3], engine=engine
+    )
+
+
+def integrate(
+    voxel_map: VoxelMap,
+    observations: Observations,
+    counts: ObservationCounts,
+    feature_map: FeatureMap,
+    config: FusionConfig,
+    stamp_ns: int,
+    camera_m: NDArray[np.float64],
+    *,
+    engine: str = "auto",
+) -> FusionReport:
+    """Bring checked observations into the map; the common end of frames and point clouds."""
+    if counts.used == 0:
+        return FusionReport(pixels_valid=counts.valid, dropped_out_of_bounds=counts.outside)
+    update = _integrate_numba if _use_numba(engine) else reference.integrate
+    placement, pairs = update(voxel_map, observations, feature_map, config, stamp_ns, camera_m)
+    voxel_map.commit(placement.rows, stamp_ns)
+    return FusionReport(
+        pixels_valid=counts.valid,
+        pixels_used=counts.used,
+        voxels_touched=len(placement.rows) - placement.dropped,
+        voxels_new=placement.new,
+        voxels_evicted=placement.evicted,
+        voxels_dropped=placement.dropped,
+        dropped_out_of_bounds=counts.outside,
+        pairs_merged=pairs,
+    )
+
+
+def _integrate_numba(
+    voxel_map: VoxelMap,
+    observations: Observations,
+    feature_map: FeatureMap,
+    config: FusionConfig,
+    stamp_ns: int,
+    camera_m: NDArray[np.float64],
+) -> tuple[Placement, int]:
+    from geopurify_core.mapping import kernels
+
+    keys, sums, first, cells, weights = kernels.merge(
+        observations.key, observations.cell, observations.weight,
+        np.ascontiguousarray(feature_map.confidence).reshape(-1), config.min_confidence, observations.rgb, observations.normal,
+    )  # fmt: skip
+    placement = voxel_map.place(keys, stamp_ns, camera_m)
+    arrays, limit = voxel_map.arrays, np.float32(voxel_map.config.max_weight)
+    kernels.update_geometry(
+        placement.rows, sums, stamp_ns, arrays.geometry_weight, arrays.colour, arrays.normal.view(np.uint16),
+        arrays.first_seen_ns, arrays.last_seen_ns, limit,
+    )  # fmt: skip
+    run_chunks(
+        kernels.update_features, len(keys), placement.rows, first, cells, weights, _bits(feature_map.rows),
+        arrays.features.view(np.uint16), arrays.weight, limit, min_chunk=256, per_thread=4,
+    )  # fmt: skip
+    return placement, len(cells)
+
+
+def check_width(voxel_map: VoxelMap, feature_map: FeatureMap) -> None:
+    """Raise MapMismatchError unless the features are as wide as the map's."""
+    if feature_map.features.shape[0] != voxel_map.feature_dim:
+        raise MapMismatchError(
+            "features.shape", feature_map.features.shape, f"This map holds {voxel_map.feature_dim} channels; use its backbone."
+        )
+
+
+def check_values(feature_map: FeatureMap) -> None:
+    """Raise BackboneError unless every feature is finite and fits float16, and every confidence lies in [0, 1]."""
+    confidence = feature_map.confidence
+    if not ((confidence >= 0) & (confidence <= 1)).all():
+        raise BackboneError("confidence", _first_bad(confidence), "The backbone must answer with confidences in [0, 1].")
+    rows = feature_map.rows.reshape(-1)
+    if HAVE_NUMBA:
+        from geopurify_core.mapping.kernels import all_usable
+
+        usable = all(run_chunks(all_usable, len(rows), _bits(rows), min_chunk=1 << 16))
+    else:
+        usable = bool((np.abs(rows) <= _FLOAT16_MAX).all())
+    if not usable:
+        raise BackboneError(
+            "features", "NaN, infinity or beyond ±65504", "The network diverged on this image; the frame is left out."
+        )
+
+
+def _first_bad(confidence: NDArray[np.float32]) -> float:
+    return float(confidence[~((confidence >= 0) & (confidence <= 1))][0])
+
+
+def _bits(array: NDArray[np.floating]) -> NDArray[np.generic]:
+    return array.view(np.uint16) if array.dtype == np.float16 else array
+
+
+def _use_numba(engine: str) -> bool:
+    if engine not in ENGINES or (engine == "numba" and not HAVE_NUMBA):
+        raise ValueError(f"no fusion engine {engine!r} here; there are {ENGINES}, numba only where it is installed")
+    return HAVE_NUMBA and engine != "torch"

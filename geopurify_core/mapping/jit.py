@@ -1,0 +1,77 @@
+"""Numba where it is present: compiled loops that release the interpreter lock, and one small pool of threads to run them.
+
+Numba's own ``parallel=True`` is not used on purpose: its fallback threading layer ends the process when two threads enter it,
+and a mapper that fuses while it answers queries does exactly that.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any, TypeVar, cast
+
+log = logging.getLogger(__name__)
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+try:
+    import numba
+except ImportError:  # pragma: no cover - exercised by a subprocess test
+    numba = None
+
+HAVE_NUMBA = numba is not None
+_MAX_THREADS = 8
+
+
+def compiled(*, contract: bool = False) -> Callable[[F], F]:
+    """Decorator: compile with numba, cached on disk where some folder is writable, unchanged where numba is absent.
+
+    Args:
+        contract: Allow multiply and add to fuse into one rounding. Leave it off where results must equal numpy's bit for bit.
+    """
+
+    def decorate(function: F) -> F:
+        if numba is None:
+            return function
+        options = {"nogil": True, "fastmath": {"contract"} if contract else False, "error_model": "numpy"}
+        try:
+            return cast(F, numba.njit(cache=True, **options)(function))
+        except RuntimeError:  # a read-only installation and no writable home
+            log.debug("no folder to cache %s in; compiling it anew in every process", function.__name__)
+            return cast(F, numba.njit(**options)(function))
+
+    return decorate
+
+
+def num_threads() -> int:
+    """Threads that one fusion may use: the CPUs this process is allowed on, at most eight."""
+    try:
+        return min(_MAX_THREADS, len(os.sched_getaffinity(0)))
+    except AttributeError:  # not Linux
+        return min(_MAX_THREADS, os.cpu_count() or 1)
+
+
+@lru_cache(maxsize=1)
+def _pool(_pid: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=_MAX_THREADS, thread_name_prefix="mapping")
+
+
+def run_chunks(function: Callable[..., Any], total: int, *args: Any, min_chunk: int = 1, per_thread: int = 1) -> list[Any]:
+    """Call ``function(start, stop, *args)`` on chunks that cover ``range(total)``; results in chunk order.
+
+    Args:
+        total: Length of the range to cover.
+        min_chunk: Smaller pieces are not worth a thread.
+        per_thread: Chunks for each thread, more than one to even out unequal work.
+    """
+    pieces = max(1, min(num_threads() * per_thread, total // max(min_chunk, 1)))
+    bounds = [total * i // pieces for i in range(pieces + 1)]
+    if pieces == 1:
+        return [function(0, total, *args)]
+    pool = _pool(os.getpid())
+    futures = [pool.submit(function, low, high, *args) for low, high in zip(bounds[1:-1], bounds[2:], strict=True)]
+    first = function(bounds[0], bounds[1], *args)
+    return [first, *(future.result() for future in futures)]
