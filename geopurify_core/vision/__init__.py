@@ -42,7 +42,7 @@ def load_backbone(name: str, **options: Any) -> SemanticBackbone:
         BackboneError: The name or an option is unknown, a library is missing, or the model cannot be loaded.
         InvalidConfigError: The backbone's own configuration file has an unknown key or a bad value.
     """
-    factory = _factory(name)
+    factory = backbone_factory(name)
     _check_options(name, factory, options)
     try:
         backbone = factory(**options)
@@ -63,7 +63,8 @@ def load_backbone(name: str, **options: Any) -> SemanticBackbone:
     return backbone
 
 
-def _factory(name: str) -> Callable[..., Any]:
+def backbone_factory(name: str) -> Callable[..., Any]:
+    """The class or function behind a name. Raises BackboneError for an unknown one."""
     if name in _BUILT_IN:
         module, attribute = _BUILT_IN[name].split(":")
         try:

@@ -27,7 +27,7 @@ class InputSpec:
     colour: str = setting("rgb", "Channel order.", choices=("rgb", "bgr"))
     fit: str = setting(
         "stretch",
-        "stretch distorts to the input size; letterbox keeps the aspect, centred; letterbox_top_left puts it in the corner.",
+        "stretch distorts to the input size; letterbox keeps the aspect, centred; letterbox_top_left in the corner.",
         choices=("stretch", "letterbox", "letterbox_top_left"),
     )
     pad: int = setting(114, "Grey value of the letterbox's bars.", ge=0, le=255)

@@ -31,7 +31,7 @@ class LabelledSpec:
     name: str = setting("", "Short name of the network.")
     licence: str = setting("unknown", "SPDX identifier of the weights.")
     model: str = setting("", "Model file, .onnx or .tflite.")
-    labels_file: str = setting("", "Text file with one label a line, in the order of the network's channels.")
+    labels_file: str = setting("", "Text file with one label a line (or all on one, between commas), in channel order.")
     labels: list[str] = setting([], "The labels themselves, instead of labels_file.")
     ignore: list[str] = setting([], "Labels that mean 'none of these': their probability lowers the confidence.")
     exclude: list[str] = setting(
@@ -63,11 +63,28 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def read_spec(schema: type[S], config: str | Path, overrides: Mapping[str, Any]) -> S:
-    """A model's YAML with some keys replaced (those whose value is not None). Raises InvalidConfigError naming the key."""
+def read_spec(
+    schema: type[S],
+    config: str | Path,
+    overrides: Mapping[str, Any],
+    nested: Mapping[str, Mapping[str, Any]] | None = None,
+) -> S:
+    """A model's YAML with some keys replaced: those whose value is not None, also inside blocks (``nested``).
+
+    Raises:
+        InvalidConfigError: The YAML cannot be read, or a key is unknown or has a bad value; the message names it.
+    """
     values = read_yaml(Path(config)) if config else {}
-    values.update({key: value for key, value in overrides.items() if value is not None})
+    values.update(_given(overrides))
+    for block, changes in (nested or {}).items():
+        inner = values.get(block)
+        if _given(changes):
+            values[block] = {**(inner if isinstance(inner, Mapping) else {}), **_given(changes)}
     return build(schema, values)
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def find_file(key: str, name: str, config: str | Path, weights_dir: str | Path | None) -> Path:
@@ -101,8 +118,10 @@ def read_labels(spec: LabelledSpec, config: str | Path, weights_dir: str | Path 
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise BackboneError("labels_file", str(path), f"It cannot be read as text: {error}") from error
+    if len(lines) == 1:
+        lines = [label.strip() for label in lines[0].split(",")]
     if not lines or not all(lines):
-        raise BackboneError("labels_file", str(path), "Write one label a line, without blank lines between.")
+        raise BackboneError("labels_file", str(path), "Write one label a line, or all on one line between commas.")
     return lines
 
 
@@ -123,7 +142,7 @@ class LabelSpace:
 
     @classmethod
     def build(cls, spec: LabelledSpec, names: Sequence[str], encoder: SentenceEncoder) -> LabelSpace:
-        """Encode the labels. Raises BackboneError where ``ignore``, ``exclude`` or ``aliases`` name an unknown label."""
+        """Encode the labels. Raises BackboneError where ignore, exclude or aliases name an unknown label."""
         known = set(names)
         for key in ("ignore", "exclude", "aliases"):
             for label in getattr(spec, key):

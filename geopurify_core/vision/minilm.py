@@ -105,8 +105,10 @@ def packaged_folder() -> Path:
 
 
 def folder_digest(folder: Path) -> str:
-    """Eight hex digits that change with the model: its configuration, vocabulary and size (hashing 90 MB would take longer
-    than loading it)."""
+    """Eight hex digits that change with the model: its configuration, vocabulary and size.
+
+    Hashing all 90 MB would take longer than loading them.
+    """
     digest = hashlib.sha256()
     try:
         for name in ("config.json", "tokenizer.json"):
