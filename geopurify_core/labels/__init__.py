@@ -1,14 +1,14 @@
 """Label sets and palettes, kept as data files beside this module.
 
-``scannet20`` holds ScanNet's 20 benchmark classes with their NYU40 ids and colours; ``household`` names what the procedural
-apartment holds beyond them. Each class lists words people use for it.
+``scannet20`` holds ScanNet's 20 benchmark classes with their NYU40 ids and colours; ``household`` names what the
+procedural apartment holds beyond them. Each class lists words people use for it.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from importlib import resources
 
 import numpy as np
@@ -56,7 +56,7 @@ def available_label_sets() -> tuple[str, ...]:
     return tuple(sorted(file.name[:-5] for file in files if file.name.endswith(".json")))
 
 
-@lru_cache(maxsize=None)
+@cache
 def load_label_set(name: str) -> LabelSet:
     """A label set by name.
 

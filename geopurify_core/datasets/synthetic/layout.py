@@ -295,15 +295,11 @@ def shell(room: Room, doors: list[Door], rng: np.random.Generator, looks: Looks)
     for side in range(4):
         along = 0 if side in (_NORTH, _SOUTH) else 1
         position = (room.high if side in (_NORTH, _EAST) else room.low)[1 - along]
-        gaps = [
-            d.center_m[along]
-            for d in doors
-            if d.along_x == (along == 0) and abs(d.center_m[1 - along] - position) < 2 * edge
-        ]
+        start, end = low[along] - edge, high[along] + edge
+        ways = [d for d in doors if d.along_x == (along == 0) and abs(d.center_m[1 - along] - position) < 2 * edge]
+        gaps = [d.center_m[along] for d in ways if start < d.center_m[along] < end]
         inward = -1.0 if side in (_NORTH, _EAST) else 1.0
-        walls.append(
-            Piece("wall", _wall(along, position, inward, low[along] - edge, high[along] + edge, gaps, paint, skirting))
-        )
+        walls.append(Piece("wall", _wall(along, position, inward, start, end, gaps, paint, skirting)))
     x, y = room.middle + rng.uniform(-0.4, 0.4, 2)
     glow = Material((1.0, 0.98, 0.92), None, 0, 1.0, 0.0, 1.2)
     lamp = Piece("lamp", [rod((x, y, HEIGHT_M - 0.08), rng.uniform(0.14, 0.22), 0.08, glow)])
