@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from geopurify_core.config import Config
 from geopurify_core.errors import InvalidConfigError, MapMismatchError, NotAvailableError
 from geopurify_core.frame import RGBDFrame
 from geopurify_core.mapping.fusion import FusionReport, fuse_frame
 from geopurify_core.mapping.snapshot import MapSnapshot
+from geopurify_core.mapping.visibility import PointObservation, fuse_points
 from geopurify_core.mapping.voxel_map import VoxelMap
 from geopurify_core.querying.engine import QueryEngine
 from geopurify_core.querying.results import QueryResult
@@ -20,6 +22,7 @@ from geopurify_core.vision import load_backbone
 from geopurify_core.vision.base import SemanticBackbone
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -70,14 +73,33 @@ class SemanticMapper:
             return MapStats(len(living), living.nbytes, living.evicted, living.stamp_ns, *self._times_ms)
 
     def integrate(self, frame: RGBDFrame) -> FusionReport:
-        """Fuse one frame: the network sees the image, then every trusted depth pixel carries its feature into the map."""
-        started = time.perf_counter()
-        feature_map = self.backbone.encode_image(frame.rgb, frame.depth_m)
-        encoded = time.perf_counter()
+        """Fuse one frame: the network sees the image, every trusted depth pixel carries its feature into the map."""
+        config = self.config
+        feature_map, backbone_ms = self._timed(lambda: self.backbone.encode_image(frame.rgb, frame.depth_m))
         with self._lock:
-            report = fuse_frame(self._map, frame, feature_map, self.config.depth, self.config.fusion)
-        self._times_ms = (1e3 * (encoded - started), 1e3 * (time.perf_counter() - encoded))
+            report, fusion_ms = self._timed(
+                lambda: fuse_frame(self._map, frame, feature_map, config.depth, config.fusion)
+            )
+        self._times_ms = (backbone_ms, fusion_ms)
         return report
+
+    def integrate_points(self, points: PointObservation) -> FusionReport:
+        """Fuse a point cloud (lidar, other depth sensors) as far as the colour camera sees it."""
+        config = self.config
+        feature_map, backbone_ms = self._timed(lambda: self.backbone.encode_image(points.rgb))
+        with self._lock:
+            report, fusion_ms = self._timed(
+                lambda: fuse_points(self._map, points, feature_map, config.depth, config.fusion)
+            )
+        self._times_ms = (backbone_ms, fusion_ms)
+        return report
+
+    @staticmethod
+    def _timed(step: Callable[[], T]) -> tuple[T, float]:
+        """The result of ``step`` and how long it took, milliseconds."""
+        started = time.perf_counter()
+        result = step()
+        return result, 1e3 * (time.perf_counter() - started)
 
     def purify(self) -> None:
         """The place of Geometry-Guided Pooling: snapshot → purified features. It has no implementation yet."""
