@@ -17,7 +17,7 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
-    """The folder with recordings and third-party weights that may lie beside the repository; skips where it does not."""
+    """The folder with recordings and third-party weights beside the repository; skips where there is none."""
     path = REPOSITORY.parent / "shared"
     if not path.is_dir():
         pytest.skip(f"no recordings or weights beside the repository ({path.name}/ is absent)")
