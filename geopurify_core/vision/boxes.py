@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from geopurify_core.errors import BackboneError
 
 Array = NDArray[np.float32]
+Window = tuple[int, int, int, int]  # top, left, height, width, pixels of the image
+
+_TILE_OVERLAP = 0.25
 
 
 def decode_yolox(raw: Array, height: int, width: int, strides: Sequence[int]) -> tuple[Array, Array]:
@@ -84,3 +87,31 @@ def iou(box: Array, boxes: Array) -> Array:
     common = np.clip(high - low, 0, None).prod(axis=1)
     union = (box[2:] - box[:2]).prod() + (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) - common
     return np.asarray(common / np.maximum(union, 1e-9), dtype=np.float32)
+
+
+def tile_windows(height: int, width: int, tiles: int) -> list[Window]:
+    """The whole image, and ``tiles`` x ``tiles`` parts of it that overlap by a quarter."""
+    windows = [(0, 0, height, width)]
+    if tiles == 1:
+        return windows
+    share = 1.0 / (tiles - (tiles - 1) * _TILE_OVERLAP)
+    part_height, part_width = min(height, round(height * share)), min(width, round(width * share))
+    for row in range(tiles):
+        top = round(row * (height - part_height) / (tiles - 1))
+        for column in range(tiles):
+            windows.append((top, round(column * (width - part_width) / (tiles - 1)), part_height, part_width))
+    return windows
+
+
+def cut_by_window(boxes: Array, window: Window, height: int, width: int) -> NDArray[np.bool_]:
+    """(n,) whether a box, given as shares of the window, touches a side that is not also a side of the image.
+
+    Such a box shows part of a thing that another window sees whole.
+    """
+    top, left, part_height, part_width = window
+    inner = [left > 0, top > 0, left + part_width < width, top + part_height < height]
+    margin = 0.015
+    touching = np.stack(
+        [boxes[:, 0] < margin, boxes[:, 1] < margin, boxes[:, 2] > 1 - margin, boxes[:, 3] > 1 - margin], axis=1
+    )
+    return np.asarray((touching & np.array(inner)).any(axis=1))

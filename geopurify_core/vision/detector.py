@@ -19,7 +19,14 @@ from geopurify_core.config import setting
 from geopurify_core.errors import BackboneError, InvalidConfigError
 from geopurify_core.frame import check_rgb
 from geopurify_core.vision.base import FeatureMap
-from geopurify_core.vision.boxes import centre_to_corners, decode_yolox, merge_boxes
+from geopurify_core.vision.boxes import (
+    Window,
+    centre_to_corners,
+    cut_by_window,
+    decode_yolox,
+    merge_boxes,
+    tile_windows,
+)
 from geopurify_core.vision.boxmask import box_mask
 from geopurify_core.vision.imageinput import ImageInput, Placement
 from geopurify_core.vision.labelled import LabelledSpec, LabelSpace, find_file, fingerprint, read_labels, read_spec
@@ -58,6 +65,12 @@ class DetectorOutput:
 class DetectorSpec(LabelledSpec):
     """A detector's YAML."""
 
+    tiles: int = setting(
+        1,
+        "Above 1, n x n overlapping parts of the image are searched too: finds smaller things, costs n² + 1 times.",
+        ge=1,
+        le=4,
+    )
     output: DetectorOutput = field(default_factory=DetectorOutput)
 
 
@@ -79,7 +92,7 @@ class DetectorBackbone:
 
     Args:
         config: The model's YAML (``docs/backbones.md``); may be left out when model and labels are given as options.
-        model, labels_file, labels, grid: Replace the keys of the same names. Without a grid the longer image side gets
+        model, labels_file, labels, grid, tiles: Replace those keys. Without a grid the longer image side gets
             160 cells.
         min_score: Replaces ``output.min_score``.
         weights_dir: Where relative paths are looked up beside the YAML's own folder (default: $GEOPURIFY_WEIGHTS).
@@ -101,11 +114,12 @@ class DetectorBackbone:
         labels_file: str | None = None,
         labels: list[str] | None = None,
         grid: list[int] | None = None,
+        tiles: int | None = None,
         min_score: float | None = None,
         weights_dir: str | Path | None = None,
         num_threads: int = 0,
     ) -> None:
-        overrides = {"model": model, "labels_file": labels_file, "labels": labels, "grid": grid}
+        overrides = {"model": model, "labels_file": labels_file, "labels": labels, "grid": grid, "tiles": tiles}
         spec = read_spec(DetectorSpec, config, overrides, {"output": {"min_score": min_score}})
         names = read_labels(spec, config, weights_dir)
         self._spec = spec
@@ -133,16 +147,30 @@ class DetectorBackbone:
     def detect(self, rgb: NDArray[np.uint8]) -> Detections:
         """What the network finds, after suppression of doubles."""
         check_rgb(rgb)
-        tensor, placement = self._input.prepare(rgb)
+        output = self._spec.output
+        windows = tile_windows(rgb.shape[0], rgb.shape[1], self._spec.tiles)
+        views = [self._detect_in(rgb, window) for window in windows]
+        boxes, scores = (np.concatenate(parts) for parts in zip(*views, strict=True))
+        boxes, scores = merge_boxes(boxes, scores, output.min_score, output.max_iou, output.max_boxes)
+        return Detections(boxes, scores)
+
+    def _detect_in(self, rgb: NDArray[np.uint8], window: Window) -> tuple[Array, Array]:
+        """Boxes, as shares of the whole image, and scores of what one window shows."""
+        top, left, height, width = window
+        tensor, placement = self._input.prepare(rgb[top : top + height, left : left + width])
         boxes, scores = self._decode(self._runtime.run(tensor))
         if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
             raise BackboneError("model.output", self._spec.name, "The network answered NaN or infinity for this image.")
         if scores.shape[1] != len(self.labels.names):
             raise BackboneError("labels", len(self.labels.names), f"The network scores {scores.shape[1]} classes.")
-        scores = np.where(self.labels.ignored | self.labels.excluded, np.float32(0.0), scores)
-        output = self._spec.output
-        boxes, scores = merge_boxes(boxes, scores, output.min_score, output.max_iou, output.max_boxes)
-        return Detections(_to_image(boxes, placement), scores)
+        promising = scores.max(axis=1) >= self._spec.output.min_score
+        boxes = _to_window(boxes[promising], placement)
+        scores = np.where(self.labels.ignored | self.labels.excluded, np.float32(0.0), scores[promising])
+        image_height, image_width = rgb.shape[:2]
+        whole = ~cut_by_window(boxes, window, image_height, image_width)
+        origin = np.array([left / image_width, top / image_height] * 2, dtype=np.float32)
+        size = np.array([width / image_width, height / image_height] * 2, dtype=np.float32)
+        return (origin + boxes * size)[whole], scores[whole]
 
     def features(
         self, found: Detections, image_shape: tuple[int, ...], depth_m: NDArray[np.float32] | None = None
@@ -239,7 +267,7 @@ def _one_label(scores: Array, classes: NDArray[np.int64], count: int) -> Array:
     return table
 
 
-def _to_image(boxes: Array, placement: Placement) -> Array:
+def _to_window(boxes: Array, placement: Placement) -> Array:
     origin = np.array([placement.left, placement.top] * 2, dtype=np.float32)
     size = np.array([placement.width, placement.height] * 2, dtype=np.float32)
     return np.asarray(np.clip((boxes - origin) / size, 0.0, 1.0), dtype=np.float32)
