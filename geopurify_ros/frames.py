@@ -4,33 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, PointCloud2
 
-from geopurify_core.camera import PinholeCamera, invert_pose
+from geopurify_core.camera import PinholeCamera, pose_from_quaternion
 from geopurify_core.depth import decode_depth
 from geopurify_core.errors import InvalidCameraError, InvalidPoseError
 from geopurify_core.frame import RGBDFrame
+from geopurify_core.mapping.visibility import PointObservation
 from geopurify_ros.clouds import cloud_points
 from geopurify_ros.messages import camera_of, color_image, depth_image, is_distorted
-from geopurify_ros.poses import PoseSource, TfPoses
+from geopurify_ros.poses import Pose, PoseSource, TfPoses
 from geopurify_ros.sync import SyncedSet
 
 _POLL_S = 0.01
-
-
-@dataclass(frozen=True)
-class PointsView:
-    """A registered point cloud and the picture that colours it; fields as in RGBDFrame, points in the camera frame."""
-
-    rgb: NDArray[np.uint8]
-    points_camera_m: NDArray[np.float32]
-    camera: PinholeCamera
-    T_map_camera: NDArray[np.float64]
-    stamp_ns: int
 
 
 class FrameBuilder:
@@ -51,7 +39,7 @@ class FrameBuilder:
         poses: PoseSource,
         map_frame: str,
         wait_s: float,
-        T_camera_points: NDArray[np.float64] | None,
+        T_camera_points: Pose | None,
         tf: TfPoses | None,
         warn: Callable[[str], object],
         stopping: Callable[[], bool],
@@ -70,16 +58,15 @@ class FrameBuilder:
                 f"{name}/camera_info has lens distortion: rectified images are expected (image_proc does it)."
             )
 
-    def build(self, matched: SyncedSet, received_s: float) -> RGBDFrame | PointsView:
+    def build(self, matched: SyncedSet, received_s: float) -> RGBDFrame | PointObservation:
         """The frame of matched messages; blocks up to ``wait_s``. Raises a typed error for what is wrong or missing."""
         color, geometry = matched.messages
         rgb = color_image(color)
         if isinstance(geometry, PointCloud2):
-            points = cloud_points(geometry)
+            points_m = cloud_points(geometry)
             camera, T_map_camera = self._placed(matched.stamp_ns, color.header.frame_id, received_s)
-            T = self._mount(color.header.frame_id, geometry.header.frame_id, T_map_camera)
-            moved = (points @ T[:3, :3].T + T[:3, 3]).astype(np.float32)
-            return PointsView(rgb, moved, camera, T_map_camera, matched.stamp_ns)
+            T_map_sensor = self._sensor_pose(color.header.frame_id, geometry.header.frame_id, T_map_camera)
+            return PointObservation(points_m, T_map_sensor, rgb, camera, T_map_camera, matched.stamp_ns)
         pixels = depth_image(geometry)
         depth_m = decode_depth(pixels, "16UC1" if pixels.dtype == np.uint16 else "32FC1")
         if geometry.header.frame_id != color.header.frame_id:
@@ -91,7 +78,7 @@ class FrameBuilder:
         depth_camera = self._cameras.get("depth")
         return RGBDFrame(rgb, depth_m, camera, T_map_camera, matched.stamp_ns, depth_camera)  # type: ignore[arg-type]
 
-    def _placed(self, stamp_ns: int, frame_id: str, received_s: float) -> tuple[PinholeCamera, NDArray[np.float64]]:
+    def _placed(self, stamp_ns: int, frame_id: str, received_s: float) -> tuple[PinholeCamera, Pose]:
         """Camera and pose, waiting for whichever is still on its way."""
         while True:
             try:
@@ -106,19 +93,19 @@ class FrameBuilder:
                     raise
             time.sleep(_POLL_S)
 
-    def _mount(self, camera_frame: str, points_frame: str, T_map_camera: NDArray[np.float64]) -> NDArray[np.float64]:
-        """``T_camera_points``. Raises InvalidPoseError when nothing says where the points' sensor sits."""
+    def _sensor_pose(self, camera_frame: str, points_frame: str, T_map_camera: Pose) -> Pose:
+        """``T_map_sensor``. Raises InvalidPoseError when nothing says where the points' sensor sits."""
         if self._T_camera_points is not None:
-            return self._T_camera_points
+            return T_map_camera @ self._T_camera_points
         if points_frame == camera_frame:
-            return np.eye(4)
+            return T_map_camera
         if points_frame == self._map_frame:
-            return invert_pose(T_map_camera)
+            return np.eye(4)
         if self._tf is None:
             raise InvalidPoseError(
                 f"mount '{camera_frame}' -> '{points_frame}'", None, "Set T_camera_points: x y z qx qy qz qw."
             )
-        return self._tf.between(camera_frame, points_frame)
+        return T_map_camera @ self._tf.between(camera_frame, points_frame)
 
     def _warn_once(self, text: str) -> None:
         if text not in self._warned:
@@ -126,10 +113,8 @@ class FrameBuilder:
             self._warn(text)
 
 
-def mount(values: list[float], name: str) -> NDArray[np.float64] | None:
+def mount(values: list[float], name: str) -> Pose | None:
     """A (4, 4) transform from ``x y z qx qy qz qw``; None for an empty list. Raises InvalidPoseError."""
-    from geopurify_core.camera import pose_from_quaternion
-
     if not values:
         return None
     if len(values) != 7 or not all(isinstance(v, (int, float)) for v in values):

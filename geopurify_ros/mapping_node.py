@@ -65,7 +65,7 @@ class MappingNode(Node):
             lambda: self.worker.stopping,
         )
         self.outputs = Outputs(self)
-        self.services = Services(self, self.session, self.outputs, self._set_labels, ros.autosave_path)
+        self.answers = Services(self, self.session, self.outputs, self._set_labels, ros.autosave_path)
         self.inputs = Inputs(self, ros, self.health, self._matched, self.frames.set_camera, self._on_pose)
         timers = MutuallyExclusiveCallbackGroup()
         self.create_timer(1.0, self._guarded(self._report), timers)
@@ -105,8 +105,11 @@ class MappingNode(Node):
         self._poses.add(stamp_ns(message.header.stamp), message.header.frame_id, pose_matrix(pose))
 
     def _matched(self, matched: SyncedSet) -> None:
-        if not self.session.paused:
-            self.queue.put((time.monotonic(), matched))
+        if self.session.paused:
+            self.session.last_stamp_ns = matched.stamp_ns
+            self._publish_status()
+            return
+        self.queue.put((time.monotonic(), matched))
 
     def _prepare(self) -> None:
         self._publish_status()
@@ -190,7 +193,7 @@ def main(args: list[str] | None = None) -> int:
     try:
         node = MappingNode()
     except GeoPurifyError as error:
-        rclpy.logging.get_logger("geopurify").fatal(str(error))
+        rclpy.logging.get_logger("mapping_node").fatal(str(error))
         rclpy.try_shutdown()
         return 2
     executor = MultiThreadedExecutor(num_threads=4)

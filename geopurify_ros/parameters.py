@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import array
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,10 +79,10 @@ _TYPES = {
 }
 
 
-def schema(ros_config: type = RosConfig) -> Iterator[Setting]:
+def schema() -> Iterator[Setting]:
     """Every parameter: the core's, then the ROS side's."""
     yield from settings(Config)
-    yield from settings(ros_config)
+    yield from settings(RosConfig)
 
 
 def descriptor(item: Setting) -> ParameterDescriptor:
@@ -130,6 +130,18 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
+def declare(node: Node, items: Iterable[Setting]) -> dict[str, Any]:
+    """Declare these parameters; their values as given at start. Raises InvalidConfigError for what ROS refuses."""
+    values = {}
+    for item in items:
+        default = "" if item.type is dict else item.default
+        try:
+            values[item.key] = node.declare_parameter(item.key, default, descriptor(item)).value
+        except Exception as error:  # rclpy has one exception for each way to be wrong
+            raise InvalidConfigError(item.key, "the value given at start", f"{error} ({item.description})") from error
+    return values
+
+
 class Parameters:
     """Declares all parameters on a node and keeps the effective configuration.
 
@@ -141,23 +153,13 @@ class Parameters:
         InvalidConfigError: A value given at start is not usable.
     """
 
-    def __init__(self, node: Node, on_change: Any = lambda: None) -> None:
+    def __init__(self, node: Node, on_change: Callable[[], None] = lambda: None) -> None:
         self._on_change = on_change
         self._items = {item.key: item for item in schema()}
-        for item in self._items.values():
-            self._declare(node, item)
-        given = {key: node.get_parameter(key).value for key in self._items}
-        self.core, self.ros = self._build(given)
-        self._given = given
+        self._given = declare(node, self._items.values())
+        self.core, self.ros = self._build(self._given)
         node.add_on_set_parameters_callback(self._check)
         node.add_post_set_parameters_callback(self._accept)
-
-    def _declare(self, node: Node, item: Setting) -> None:
-        default = "" if item.type is dict else item.default
-        try:
-            node.declare_parameter(item.key, default, descriptor(item))
-        except Exception as error:  # rclpy has one exception for each way to be wrong
-            raise InvalidConfigError(item.key, "the value given at start", f"{error} ({item.description})") from error
 
     def _build(self, given: Mapping[str, Any]) -> tuple[Config, RosConfig]:
         values = {key: plain(self._items[key], value) for key, value in given.items()}

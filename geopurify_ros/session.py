@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 from geopurify_core.config import Config
 from geopurify_core.errors import GeoPurifyError, NotAvailableError
 from geopurify_core.frame import RGBDFrame
 from geopurify_core.mapping.store import load_map, save_map
+from geopurify_core.mapping.visibility import PointObservation
 from geopurify_core.pipeline import MapStats, SemanticMapper
-from geopurify_ros.frames import PointsView
 
 
 class MapSession:
@@ -46,7 +47,7 @@ class MapSession:
         try:
             mapper = SemanticMapper(self._config)
             if self._load_path:
-                mapper.load(load_map(self._load_path))
+                mapper.load(load_map(Path(self._load_path).expanduser()))
         except Exception as error:
             self._failure = error
             raise
@@ -73,13 +74,13 @@ class MapSession:
         if self._mapper is not None:
             self._mapper.configure(config)
 
-    def integrate(self, frame: RGBDFrame | PointsView) -> None:
+    def integrate(self, frame: RGBDFrame | PointObservation) -> None:
         """Fuse one frame into the map."""
         mapper = self.mapper
         if isinstance(frame, RGBDFrame):
             mapper.integrate(frame)
         else:
-            mapper.integrate_points(frame.rgb, frame.points_camera_m, frame.camera, frame.T_map_camera, frame.stamp_ns)
+            mapper.integrate_points(frame)
         self.integrated += 1
 
     def save(self, path: str) -> int:
@@ -88,14 +89,14 @@ class MapSession:
             raise NotAvailableError("path", path, "Name the file to write.")
         snapshot = self.mapper.snapshot()
         with self._writing:
-            save_map(snapshot, path)
+            save_map(Path(path).expanduser(), snapshot)
         return len(snapshot)
 
     def load(self, path: str) -> int:
         """Replace the map by a file's; the number of voxels. The map stays as it was when the file is unusable."""
         if not path:
             raise NotAvailableError("path", path, "Name the file to read.")
-        snapshot = load_map(path)
+        snapshot = load_map(Path(path).expanduser())
         self.mapper.load(snapshot)
         return len(snapshot)
 
