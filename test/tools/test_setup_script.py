@@ -132,6 +132,14 @@ def test_a_sourced_ros_decides_the_python(repository: Path, bare_bin: Path) -> N
         ("WARNING: Retrying … NewConnectionError: … Temporary failure in name resolution", "no Python package index"),
         ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "disk is full"),
         ("ERROR: No matching distribution found for ros-jazzy-rclpy==7.1.6", "no ROS 2 wheels"),
+        (
+            "ERROR: Could not find a version that satisfies torch==2.13.0+cpu (from versions: none)",
+            "no Python package index",
+        ),
+        (
+            "ERROR: … ros-jazzy-rclpy (from versions: none)\nERROR: No matching distribution found for ros-jazzy-rclpy",
+            "no ROS 2",
+        ),
         ("ERROR: something else", "ERROR: something else"),
     ],
 )

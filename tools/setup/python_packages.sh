@@ -12,14 +12,17 @@ pip_install() {
 }
 
 explain_pip_failure() {
+    local unreachable="no Python package index can be reached. Connect to the network (proxy: export HTTPS_PROXY=…; own mirror: export PIP_INDEX_URL=…) and run make setup again."
     case "$1" in
     *"No space left on device"*)
         fail "the disk is full; .venv needs about $MIN_FREE_MB MB. Make room and run make setup again." ;;
-    *"Temporary failure in name resolution"* | *"Name or service not known"* | *NewConnectionError* | *ConnectTimeout* | \
-        *"Network is unreachable"* | *"Connection refused"* | *ProxyError* | *"timed out"* | *NameResolutionError* | *"Connection reset"*)
-        fail "no Python package index can be reached. Connect to the network (proxy: export HTTPS_PROXY=…; own mirror: export PIP_INDEX_URL=…) and run make setup again." ;;
+    *"Temporary failure in name resolution"* | *"Name or service not known"* | *NameResolutionError* | *NewConnectionError* | \
+        *ConnectTimeout* | *"Network is unreachable"* | *"Connection refused"* | *ProxyError* | *"timed out"* | *"Connection reset"*)
+        fail "$unreachable" ;;
     *"No matching distribution found for ros-"*)
         fail "no ROS 2 wheels for $(uname -m) and Python $(version_of "$VENV/bin/python"). Install ROS 2 Jazzy, source it and run make distclean setup." ;;
+    *"from versions: none"*)
+        fail "$unreachable" ;;
     *)
         fail "pip failed: $(grep -m 1 '^ERROR' <<<"$1" || echo 'see the log'). All of it: build/setup.log" ;;
     esac
@@ -57,7 +60,12 @@ install_torch() {
     elif ! logged "$VENV/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off --retries 3 \
         "torch==$TORCH_VERSION+cpu"; then
         log_from="$(tail -n 30 "$LOG")"
-        case "$log_from" in *"No matching distribution"*"+cpu"*) ;; *) explain_pip_failure "$log_from" ;; esac
+        # "from versions: none" is what pip says when it saw no index at all.
+        case "$log_from" in
+        *"from versions: none"*) explain_pip_failure "$log_from" ;;
+        *"No matching distribution"*"+cpu"*) ;;
+        *) explain_pip_failure "$log_from" ;;
+        esac
         say "      the package index has no CPU-only PyTorch: taking its default build, which may bring some GB of CUDA libraries."
         say "      (CONTRIBUTING.md, 'A smaller PyTorch', says how to avoid that)"
         pip_install "torch==$TORCH_VERSION"
@@ -101,11 +109,12 @@ build_interfaces() {
         return 0
     fi
     ros_is_sourced && prefix="$VENV;${AMENT_PREFIX_PATH//:/;}"
-    rm -rf build/geopurify_interfaces
-    logged in_venv cmake -S geopurify_interfaces -B build/geopurify_interfaces -G Ninja -DBUILD_TESTING=OFF \
+    local build=build/.setup-interfaces # not colcon's build/geopurify_interfaces: its cache would name the wrong prefix
+    rm -rf "$build"
+    logged in_venv cmake -S geopurify_interfaces -B "$build" -G Ninja -DBUILD_TESTING=OFF \
         -DCMAKE_BUILD_TYPE=Release -DCMAKE_PREFIX_PATH="$prefix" -DCMAKE_INSTALL_PREFIX="$VENV" \
         -DPython3_EXECUTABLE="$VENV/bin/python" &&
-        logged in_venv cmake --build build/geopurify_interfaces --target install ||
+        logged in_venv cmake --build "$build" --target install ||
         fail "geopurify_interfaces could not be built: $(grep -m 1 -i 'error' build/setup.log || true) (all of it: build/setup.log)"
     mark_done interfaces "$wanted"
 }
