@@ -110,7 +110,7 @@ def plain(item: Setting, value: Any) -> Any:
     if item.type is not dict:
         return value
     try:
-        options = yaml.safe_load(value) if value else {}
+        options = yaml.safe_load(value) or {}
     except yaml.YAMLError as error:
         raise InvalidConfigError(item.key, value, f"Give a mapping in YAML or JSON: {error}") from error
     if not isinstance(options, dict):
@@ -185,7 +185,7 @@ class Parameters:
 
     def effective(self) -> str:
         """The whole configuration as YAML that can be used as a parameter file."""
-        return yaml.safe_dump({"geopurify": {"ros__parameters": {k: _yaml_value(v) for k, v in self._given.items()}}})
+        return yaml.safe_dump({"/**": {"ros__parameters": {k: _yaml_value(v) for k, v in self._given.items()}}})
 
 
 def _yaml_value(value: Any) -> Any:
@@ -209,7 +209,7 @@ def markdown_table() -> str:
 def parameter_file() -> str:
     """config/mapping.yaml: every parameter with its default and a comment."""
     lines = ["# Every parameter of mapping_node with its default. Written by: python -m geopurify_ros.parameters yaml"]
-    lines += ["geopurify:", "  ros__parameters:"]
+    lines += ["/**:", "  ros__parameters:"]
     for item in schema():
         span = f" one of: {', '.join(item.choices)}." if item.choices else ""
         unit = f" [{item.unit}]" if item.unit else ""
