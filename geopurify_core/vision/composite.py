@@ -14,7 +14,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from geopurify_core.config import build, setting
 from geopurify_core.errors import BackboneError, InvalidConfigError
 from geopurify_core.vision.base import FeatureMap, SemanticBackbone
 from geopurify_core.vision.labelled import read_yaml
-from geopurify_core.vision.resample import crop_resize
+from geopurify_core.vision.mixture import MixtureBackbone, mix_maps, mix_vectors, on_grid
 
 Array = NDArray[np.float32]
 _DEFAULT_GRID = (120, 160)
@@ -97,47 +97,20 @@ class CompositeBackbone:
 
     def encode_image(self, rgb: NDArray[np.uint8], depth_m: NDArray[np.float32] | None = None) -> FeatureMap:
         """The members' weighted mean for an (H, W, 3) RGB image. Raises BackboneError where a member fails."""
-        maps = [_on_grid(member.encode_image(rgb, depth_m), self._grid) for member in self.members]
-        return mix(maps, [spec.weight for spec in self._specs], [spec.power for spec in self._specs])
+        weights, powers = [spec.weight for spec in self._specs], [spec.power for spec in self._specs]
+        if all(isinstance(member, MixtureBackbone) for member in self.members):
+            mixtures = [cast(MixtureBackbone, member).mixture(rgb, depth_m) for member in self.members]
+            if all(mixture.confidence.shape == self._grid for mixture in mixtures):
+                return mix_vectors(mixtures, weights, powers)
+            maps = [mixture.feature_map() for mixture in mixtures]
+        else:
+            maps = [member.encode_image(rgb, depth_m) for member in self.members]
+        return mix_maps([on_grid(feature_map, self._grid) for feature_map in maps], weights, powers)
 
     def _fingerprint(self, name: str) -> str:
         parts = [f"{m.fingerprint}*{s.weight}^{s.power}" for m, s in zip(self.members, self._specs, strict=True)]
         digest = hashlib.sha256("\n".join([*parts, str(self._grid)]).encode()).hexdigest()[:12]
         return f"{self.name}:{name or 'mixture'}:{digest}|{self.text_fingerprint}"
-
-
-def mix(maps: Sequence[FeatureMap], weights: Sequence[float], powers: Sequence[float]) -> FeatureMap:
-    """The weighted mean of feature maps on one grid (the equation at the top of this file)."""
-    evidence = [
-        w * np.power(m.confidence, p).ravel() * (m.confidence.ravel() > 0)
-        for m, w, p in zip(maps, weights, powers, strict=True)
-    ]
-    total = np.sum(evidence, axis=0)
-    rows = np.zeros((total.size, maps[0].features.shape[0]), dtype=np.float32)
-    for feature_map, amount in zip(maps, evidence, strict=True):
-        share = np.divide(amount, total, out=np.zeros_like(total), where=total > 0).astype(np.float32)
-        seen = np.flatnonzero(share)
-        if 2 * len(seen) < len(share):  # a detector speaks of few cells only
-            rows[seen] += share[seen, None] * feature_map.rows[seen]
-        else:
-            rows += share[:, None] * feature_map.rows
-    shape = maps[0].confidence.shape
-    confidence = np.clip(total / sum(weights), 0.0, 1.0).astype(np.float32)
-    return FeatureMap.from_rows(rows.reshape(*shape, -1), confidence.reshape(shape))
-
-
-def _on_grid(feature_map: FeatureMap, grid: tuple[int, int]) -> FeatureMap:
-    height, width = feature_map.confidence.shape
-    if (height, width) == grid:
-        return feature_map
-    # Features travel multiplied by their confidence, so that a cell without any does not dilute its neighbours.
-    weight = feature_map.confidence[..., None]
-    rows = feature_map.rows.reshape(height, width, -1).astype(np.float32) * weight
-    window = (0.0, 0.0, float(height), float(width))
-    confidence = crop_resize(weight, *window, grid)
-    rows = crop_resize(rows, *window, grid)
-    np.divide(rows, confidence, out=rows, where=confidence > 0)
-    return FeatureMap.from_rows(rows, confidence[..., 0])
 
 
 def _member_spec(index: int, values: Any) -> MemberSpec:

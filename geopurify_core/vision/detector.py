@@ -30,6 +30,7 @@ from geopurify_core.vision.boxes import (
 from geopurify_core.vision.boxmask import box_mask
 from geopurify_core.vision.imageinput import ImageInput, Placement
 from geopurify_core.vision.labelled import LabelledSpec, LabelSpace, find_file, fingerprint, read_labels, read_spec
+from geopurify_core.vision.mixture import VectorMixture
 from geopurify_core.vision.runtime import dequantise, open_model
 from geopurify_core.vision.text import TEXT_DIM, shared_encoder
 
@@ -142,7 +143,11 @@ class DetectorBackbone:
         With depth, boxes are cut out along it; without, the middle of each box counts. Raises BackboneError where
         the network fails.
         """
-        return self.features(self.detect(rgb), rgb.shape[:2], depth_m)
+        return self.mixture(rgb, depth_m).feature_map()
+
+    def mixture(self, rgb: NDArray[np.uint8], depth_m: NDArray[np.float32] | None = None) -> VectorMixture:
+        """The same as two factors: how much of each box a cell holds, and the boxes' vectors."""
+        return self.paint(self.detect(rgb), rgb.shape[:2], depth_m)
 
     def detect(self, rgb: NDArray[np.uint8]) -> Detections:
         """What the network finds, after suppression of doubles."""
@@ -172,10 +177,10 @@ class DetectorBackbone:
         size = np.array([width / image_width, height / image_height] * 2, dtype=np.float32)
         return (origin + boxes * size)[whole], scores[whole]
 
-    def features(
+    def paint(
         self, found: Detections, image_shape: tuple[int, ...], depth_m: NDArray[np.float32] | None = None
-    ) -> FeatureMap:
-        """Paint detections onto the grid: features (C, h, w) and confidence (h, w).
+    ) -> VectorMixture:
+        """Paint detections onto the grid.
 
         A cell under several boxes gets their mean, weighed by score and mask; small boxes count more than large ones,
         because the mug on the table is also inside the table's box.
@@ -190,12 +195,8 @@ class DetectorBackbone:
             evidence = mask * found.scores[i].max() ** self._spec.output.score_power
             share[rows, columns, i] = evidence / max((box[2] - box[0]) * (box[3] - box[1]), 1.0)
             doubt[rows, columns] *= 1.0 - evidence
-        rows_out = np.zeros((grid[0] * grid[1], self.feature_dim), dtype=np.float32)
-        flat = share.reshape(len(rows_out), -1)
-        total = flat.sum(axis=1)
-        touched = np.flatnonzero(total)
-        rows_out[touched] = (flat[touched] / total[touched, None]) @ self._box_vectors(found.scores)
-        return FeatureMap.from_rows(rows_out.reshape(*grid, -1), 1.0 - doubt)
+        share /= np.maximum(share.sum(axis=2, keepdims=True), 1e-12)
+        return VectorMixture(share, self._box_vectors(found.scores), 1.0 - doubt)
 
     def _box_vectors(self, scores: Array) -> Array:
         """(n, C) mean label vector of each box, labels weighed by squared score: doubt between two names stays."""

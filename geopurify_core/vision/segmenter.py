@@ -20,6 +20,7 @@ from geopurify_core.frame import check_rgb
 from geopurify_core.vision.base import FeatureMap
 from geopurify_core.vision.imageinput import ImageInput, Placement
 from geopurify_core.vision.labelled import LabelledSpec, LabelSpace, find_file, fingerprint, read_labels, read_spec
+from geopurify_core.vision.mixture import VectorMixture
 from geopurify_core.vision.resample import bin_labels, crop_resize
 from geopurify_core.vision.runtime import TensorInfo, dequantise, open_model
 from geopurify_core.vision.text import TEXT_DIM, shared_encoder
@@ -100,8 +101,7 @@ class SegmenterBackbone:
 
     def encode_image(self, rgb: NDArray[np.uint8], depth_m: NDArray[np.float32] | None = None) -> FeatureMap:
         """Features of an (H, W, 3) RGB image; depth is not used. Raises BackboneError where the network fails."""
-        del depth_m
-        return self.features(self.probabilities(rgb))
+        return self.mixture(rgb, depth_m).feature_map()
 
     def probabilities(self, rgb: NDArray[np.uint8]) -> Array:
         """(h, w, L) float32 label probabilities over the image; excluded labels have none."""
@@ -119,18 +119,16 @@ class SegmenterBackbone:
             self._activate(scores), *self._window(placement, scores.shape[:2]), self._grid(scores.shape[:2])
         )
 
-    def features(self, probabilities: Array) -> FeatureMap:
-        """The mean label vector of every cell, and how far to trust it, from (h, w, L) probabilities."""
-        height, width, count = probabilities.shape
-        p = probabilities.reshape(-1, count)
-        ignored = p[:, self.labels.ignored].sum(axis=1) if self.labels.ignored.any() else np.zeros(len(p), np.float32)
-        rows = p @ self.labels.vectors
-        known = np.maximum(1.0 - ignored, 1e-6)
-        rows /= known[:, None]
-        # Σ p² is 1 for a single label and 1/L for no idea: views that saw the object clearly count more.
-        peak = np.square(p[:, ~self.labels.ignored]).sum(axis=1) / np.square(known)
-        confidence = np.clip((1.0 - ignored) * peak, 0.0, 1.0)
-        return FeatureMap.from_rows(rows.reshape(height, width, -1), confidence.reshape(height, width))
+    def mixture(self, rgb: NDArray[np.uint8], depth_m: NDArray[np.float32] | None = None) -> VectorMixture:
+        """The same as two factors: label weights of every cell, and label vectors. Confidence is what is not ignored.
+
+        How peaked the distribution is shows in the feature's length and is not counted again as confidence: the mean
+        over many views is then the mean of their distributions (measured: no worse than trusting peaked views more).
+        """
+        del depth_m
+        p = self.probabilities(rgb)
+        known: Array = np.clip(p @ (~self.labels.ignored).astype(np.float32), np.float32(0.0), np.float32(1.0))
+        return VectorMixture(p / np.maximum(known, 1e-6)[..., None], self.labels.vectors, known)
 
     def _activate(self, scores: NDArray[Any]) -> Array:
         output = self._spec.output
