@@ -18,8 +18,8 @@ def decode_depth(image: NDArray[np.generic], encoding: str) -> NDArray[np.float3
     """Depth in metres, with 0 wherever the sensor did not measure.
 
     Args:
-        image: (h, w) pixels as they came: uint16 millimetres for ``16UC1`` and ``mono16``, float32 metres for ``32FC1``;
-            either byte order.
+        image: (h, w) pixels as they came: uint16 millimetres for ``16UC1`` and ``mono16``, float32 metres for
+            ``32FC1``; either byte order.
         encoding: ROS name of the pixel format.
 
     Returns:
@@ -29,7 +29,9 @@ def decode_depth(image: NDArray[np.generic], encoding: str) -> NDArray[np.float3
         InvalidFrameError: The encoding is another one, or dtype or shape do not fit it.
     """
     if encoding not in _MILLIMETRES + _METRES:
-        raise InvalidFrameError("depth.encoding", encoding, "Publish depth as 16UC1 (millimetres) or 32FC1 (metres), REP-118.")
+        raise InvalidFrameError(
+            "depth.encoding", encoding, "Publish depth as 16UC1 (millimetres) or 32FC1 (metres), REP-118."
+        )
     image = np.asarray(image)
     if image.ndim != 2 or image.size == 0:
         raise InvalidFrameError("depth.shape", image.shape, "Give a non-empty (h, w) single-channel image.")
@@ -63,7 +65,9 @@ def trusted_depth(depth_m: NDArray[np.float32], config: DepthConfig) -> NDArray[
         InvalidFrameError: Not a (h, w) float32 array.
     """
     if depth_m.ndim != 2 or depth_m.dtype != np.float32:
-        raise InvalidFrameError("depth_m", f"{depth_m.dtype}{depth_m.shape}", "Give (h, w) float32 metres (see decode_depth).")
+        raise InvalidFrameError(
+            "depth_m", f"{depth_m.dtype}{depth_m.shape}", "Give (h, w) float32 metres (see decode_depth)."
+        )
     if not HAVE_NUMBA:
         return trusted_depth_numpy(depth_m, config)
     depth = np.ascontiguousarray(depth_m)

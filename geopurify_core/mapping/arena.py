@@ -6,10 +6,11 @@ instead costs nothing, and a byte budget then means what it says.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import sys
 import weakref
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -31,10 +32,8 @@ def lazy_zeros(shape: tuple[int, ...], dtype: DTypeLike, *, huge_pages: bool = F
         return np.zeros(shape, dtype)
     buffer = mmap.mmap(-1, max(nbytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
     if huge_pages and nbytes >= _HUGE_PAGE_BYTES and hasattr(mmap, "MADV_HUGEPAGE"):
-        try:
+        with contextlib.suppress(OSError):  # a kernel without them; ordinary pages serve as well
             buffer.madvise(mmap.MADV_HUGEPAGE)
-        except OSError:  # a kernel without them; ordinary pages serve as well
-            pass
     return np.frombuffer(buffer, dtype=dtype, count=count).reshape(shape)
 
 
@@ -51,7 +50,8 @@ class SnapshotArena:
         self.synced_version = -1
         self.committed_rows = 0
         self.arrays = {
-            name: lazy_zeros((capacity, *shape), dtype, huge_pages=name == "features") for name, (shape, dtype) in fields.items()
+            name: lazy_zeros((capacity, *shape), dtype, huge_pages=name == "features")
+            for name, (shape, dtype) in fields.items()
         }
         self._readers: list[weakref.ref[Any]] = []
 
@@ -76,7 +76,11 @@ class SnapshotArena:
         leased = {}
         for name, array in self.arrays.items():
             part = array[:rows]
-            root = np.frombuffer(memoryview(part.reshape(-1)), dtype=array.dtype) if part.size else np.empty(0, array.dtype)
+            root = (
+                np.frombuffer(memoryview(cast(Any, part.reshape(-1))), dtype=array.dtype)
+                if part.size
+                else np.empty(0, array.dtype)
+            )
             root.setflags(write=False)
             self._readers.append(weakref.ref(root))
             leased[name] = root.reshape(part.shape)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,7 +31,9 @@ def capacity_for(budget_mb: int, feature_dim: int) -> int:
     if capacity < MIN_CAPACITY:
         need = -(-MIN_CAPACITY * per_voxel // (1 << 20))
         raise InvalidConfigError(
-            "map.budget_mb", budget_mb, f"Voxels of {feature_dim} channels take {per_voxel} B: give at least {need} MiB."
+            "map.budget_mb",
+            budget_mb,
+            f"Voxels of {feature_dim} channels take {per_voxel} B: give at least {need} MiB.",
         )
     return capacity
 
@@ -48,17 +52,17 @@ def pick_victims(
 
     Args:
         keys, last_seen_ns, protected: (N,) for each voxel.
-        policy: ``oldest`` forgets what was last seen longest ago, and of those the farthest; ``farthest`` the other way round.
+        policy: ``oldest`` forgets what was last seen longest ago, and of those the farthest; ``farthest`` the reverse.
         camera_m: (3,) where the camera is, map frame.
     """
     candidates = np.flatnonzero(~protected)
     count = min(count, len(candidates))
     if count == 0:
         return np.empty(0, dtype=np.int64)
+    first: NDArray[Any] = last_seen_ns[candidates]
+    second: NDArray[Any] | None = None
     if policy == "farthest":
-        first, second = -_squared_distance(keys[candidates], voxel_size_m, camera_m), last_seen_ns[candidates]
-    else:
-        first, second = last_seen_ns[candidates], None
+        first, second = -_squared_distance(keys[candidates], voxel_size_m, camera_m), first
     threshold = np.partition(first, count - 1)[count - 1]
     surely = candidates[first < threshold]
     tied = candidates[first == threshold]
@@ -67,7 +71,9 @@ def pick_victims(
     return np.sort(np.concatenate([surely, chosen]))
 
 
-def _squared_distance(keys: NDArray[np.int64], voxel_size_m: float, camera_m: NDArray[np.float64]) -> NDArray[np.float32]:
+def _squared_distance(
+    keys: NDArray[np.int64], voxel_size_m: float, camera_m: NDArray[np.float64]
+) -> NDArray[np.float32]:
     out = np.empty(len(keys), dtype=np.float32)
     for start in range(0, len(keys), _CHUNK):  # in pieces: eviction happens when there is no memory to spare
         part = slice(start, start + _CHUNK)

@@ -1,14 +1,17 @@
 """Frames into the map: every trusted depth pixel carries the feature of its cell to its voxel.
 
-The mean of a voxel's features is weighted by cell confidence x range x incidence; colour and normal by range x incidence
-alone, so that pixels without a confident feature still add geometry. Reading the features is what costs: pixels of one voxel
-and one cell are therefore merged first, and each voxel then sums its few cells once, in float32, into its float16 row.
+The mean of a voxel's features is weighted by cell confidence x range x incidence; colour and normal by range x
+incidence alone, so that pixels without a confident feature still add geometry. Reading the features is what costs:
+pixels of one voxel and one cell are therefore merged first, and each voxel then sums its few cells once, in float32,
+into its float16 row.
 """
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,14 +21,15 @@ from geopurify_core.depth import trusted_depth
 from geopurify_core.errors import BackboneError, MapMismatchError
 from geopurify_core.frame import RGBDFrame
 from geopurify_core.mapping import reference
-from geopurify_core.mapping.jit import HAVE_NUMBA, run_chunks
+from geopurify_core.mapping.jit import HAVE_NUMBA, run_chunks, run_each
 from geopurify_core.mapping.observations import ObservationCounts, Observations, observe_frame
 from geopurify_core.mapping.voxel_map import Placement, VoxelMap
 from geopurify_core.vision.base import FeatureMap
 
 log = logging.getLogger(__name__)
 
-_FLOAT16_MAX = 65504.0
+_CHECK_BLOCK = 1 << 16  # stays in the cache between masking and comparing
+_PARTS = 4
 ENGINES = ("auto", "numba", "torch")
 
 
@@ -91,7 +95,14 @@ def fuse_frame(
         frame, depth_m, feature_map.confidence.shape, voxel_map.config.voxel_size_m, fusion_cfg
     )
     return integrate(
-        voxel_map, observations, counts, feature_map, fusion_cfg, frame.stamp_ns, frame.T_map_camera[:3, 3], engine=engine
+        voxel_map,
+        observations,
+        counts,
+        feature_map,
+        fusion_cfg,
+        frame.stamp_ns,
+        frame.T_map_camera[:3, 3],
+        engine=engine,
     )
 
 
@@ -132,30 +143,67 @@ def _integrate_numba(
     stamp_ns: int,
     camera_m: NDArray[np.float64],
 ) -> tuple[Placement, int]:
-    from geopurify_core.mapping import kernels
+    from geopurify_core.mapping.update_kernels import update_features, update_geometry
 
-    keys, sums, first, cells, weights = kernels.merge(
-        observations.key, observations.cell, observations.weight,
-        np.ascontiguousarray(feature_map.confidence).reshape(-1), config.min_confidence, observations.rgb, observations.normal,
-    )  # fmt: skip
+    keys, sums, first, cells, weights = _merge(observations, feature_map, config)
     placement = voxel_map.place(keys, stamp_ns, camera_m)
     arrays, limit = voxel_map.arrays, np.float32(voxel_map.config.max_weight)
-    kernels.update_geometry(
+    update_geometry(
         placement.rows, sums, stamp_ns, arrays.geometry_weight, arrays.colour, arrays.normal.view(np.uint16),
         arrays.first_seen_ns, arrays.last_seen_ns, limit,
     )  # fmt: skip
+    rows = feature_map.rows
     run_chunks(
-        kernels.update_features, len(keys), placement.rows, first, cells, weights, _bits(feature_map.rows),
+        update_features, len(keys), placement.rows, first, cells, weights,
+        rows.view(np.uint16) if rows.dtype == np.float16 else rows,
         arrays.features.view(np.uint16), arrays.weight, limit, min_chunk=256, per_thread=4,
     )  # fmt: skip
     return placement, len(cells)
+
+
+def _merge(observations: Observations, feature_map: FeatureMap, config: FusionConfig) -> tuple[NDArray[Any], ...]:
+    """Distinct voxels, their sums, and their (voxel, cell) pairs grouped by voxel.
+
+    Always in four parts, joined afterwards: the result must not depend on how many threads there are.
+    """
+    from geopurify_core.mapping.merge_kernels import group_pairs, join_voxels, merge_part
+
+    confidence = np.ascontiguousarray(feature_map.confidence).reshape(-1)
+    cuts = _cuts(observations)
+    parts = run_each(
+        merge_part,
+        [
+            (low, high, observations.order, observations.key, observations.cell, observations.weight,
+             confidence, config.min_confidence, observations.rgb, observations.normal)
+            for low, high in pairwise(cuts)
+        ],
+    )  # fmt: skip
+    offsets = np.cumsum([0, *(len(part[0]) for part in parts)])
+    keys, sums, number = join_voxels(*(np.concatenate([part[i] for part in parts]) for i in (0, 1)))
+    pair_voxel = np.concatenate([part[2] + offset for part, offset in zip(parts, offsets[:-1], strict=True)])
+    pair_cell, pair_weight = (np.concatenate([part[i] for part in parts]) for i in (3, 4))
+    return (keys, sums, *group_pairs(number, pair_voxel, pair_cell, pair_weight, len(keys)))
+
+
+def _cuts(observations: Observations) -> list[int]:
+    """Bounds of the parts, moved so that no cell is cut in two."""
+    order, cell = observations.order, observations.cell
+    cuts = [0]
+    for part in range(1, _PARTS):
+        at = max(cuts[-1], len(order) * part // _PARTS)
+        while 0 < at < len(order) and cell[order[at]] == cell[order[at - 1]]:
+            at += 1
+        cuts.append(at)
+    return [*cuts, len(order)]
 
 
 def check_width(voxel_map: VoxelMap, feature_map: FeatureMap) -> None:
     """Raise MapMismatchError unless the features are as wide as the map's."""
     if feature_map.features.shape[0] != voxel_map.feature_dim:
         raise MapMismatchError(
-            "features.shape", feature_map.features.shape, f"This map holds {voxel_map.feature_dim} channels; use its backbone."
+            "features.shape",
+            feature_map.features.shape,
+            f"This map holds {voxel_map.feature_dim} channels; use its backbone.",
         )
 
 
@@ -163,26 +211,26 @@ def check_values(feature_map: FeatureMap) -> None:
     """Raise BackboneError unless every feature is finite and fits float16, and every confidence lies in [0, 1]."""
     confidence = feature_map.confidence
     if not ((confidence >= 0) & (confidence <= 1)).all():
-        raise BackboneError("confidence", _first_bad(confidence), "The backbone must answer with confidences in [0, 1].")
+        raise BackboneError(
+            "confidence", _first_bad(confidence), "The backbone must answer with confidences in [0, 1]."
+        )
     rows = feature_map.rows.reshape(-1)
-    if HAVE_NUMBA:
-        from geopurify_core.mapping.kernels import all_usable
-
-        usable = all(run_chunks(all_usable, len(rows), _bits(rows), min_chunk=1 << 16))
-    else:
-        usable = bool((np.abs(rows) <= _FLOAT16_MAX).all())
-    if not usable:
+    bits, limit = (np.uint16, 0x7BFF) if rows.dtype == np.float16 else (np.uint32, 0x477FE000)  # 65504 in either
+    if max(run_chunks(_largest_magnitude, len(rows), rows.view(bits), min_chunk=1 << 18), default=0) > limit:
         raise BackboneError(
             "features", "NaN, infinity or beyond ±65504", "The network diverged on this image; the frame is left out."
         )
 
 
+def _largest_magnitude(start: int, stop: int, bits: NDArray[np.unsignedinteger]) -> int:
+    """Largest float pattern without its sign: patterns sort like magnitudes, infinity and NaN on top."""
+    mask = bits.dtype.type(np.iinfo(bits.dtype).max >> 1)
+    blocks = (bits[low : min(low + _CHECK_BLOCK, stop)] for low in range(start, stop, _CHECK_BLOCK))
+    return max((int((block & mask).max()) for block in blocks), default=0)
+
+
 def _first_bad(confidence: NDArray[np.float32]) -> float:
     return float(confidence[~((confidence >= 0) & (confidence <= 1))][0])
-
-
-def _bits(array: NDArray[np.floating]) -> NDArray[np.generic]:
-    return array.view(np.uint16) if array.dtype == np.float16 else array
 
 
 def _use_numba(engine: str) -> bool:

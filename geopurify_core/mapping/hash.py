@@ -1,7 +1,7 @@
 """From a voxel's key to its row: an open-addressing hash table, compiled; or sorted keys where numba is absent.
 
-The table holds nothing but int32 row numbers (plus one; 0 is an empty slot) and compares keys in the map's own array, so it
-costs 6 to 9 bytes a voxel. Its size need not be a power of two: the hash's upper 32 bits are scaled onto it.
+The table holds nothing but int32 row numbers (plus one; 0 is an empty slot) and compares keys in the map's own array,
+so it costs 6 to 9 bytes a voxel. Its size need not be a power of two: the hash's upper 32 bits are scaled onto it.
 """
 
 from __future__ import annotations

@@ -1,47 +1,53 @@
-"""Numba where it is present: compiled loops that release the interpreter lock, and one small pool of threads to run them.
+"""Numba where it is present: compiled loops that release the interpreter lock, and one small pool of threads for them.
 
-Numba's own ``parallel=True`` is not used on purpose: its fallback threading layer ends the process when two threads enter it,
-and a mapper that fuses while it answers queries does exactly that.
+Numba's own ``parallel=True`` is not used on purpose: its fallback threading layer ends the process when two threads
+enter it, and a mapper that fuses while it answers queries does exactly that.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import itertools
 import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 log = logging.getLogger(__name__)
 
-F = TypeVar("F", bound=Callable[..., Any])
+Function = Callable[..., Any]
 
-try:
-    import numba
-except ImportError:  # pragma: no cover - exercised by a subprocess test
-    numba = None
-
-HAVE_NUMBA = numba is not None
+HAVE_NUMBA = importlib.util.find_spec("numba") is not None
 _MAX_THREADS = 8
 
 
-def compiled(*, contract: bool = False) -> Callable[[F], F]:
+def compiled(*, contract: bool = False, inline: bool = False) -> Callable[[Function], Function]:
     """Decorator: compile with numba, cached on disk where some folder is writable, unchanged where numba is absent.
 
     Args:
-        contract: Allow multiply and add to fuse into one rounding. Leave it off where results must equal numpy's bit for bit.
+        contract: Allow multiply and add to fuse into one rounding. Off where results must equal numpy's bit for bit.
+        inline: Dissolve it in its callers: passing arrays to a function costs more than a short loop.
     """
 
-    def decorate(function: F) -> F:
-        if numba is None:
+    def decorate(function: Function) -> Function:
+        if not HAVE_NUMBA:
             return function
-        options = {"nogil": True, "fastmath": {"contract"} if contract else False, "error_model": "numpy"}
+        import numba
+
+        options: dict[str, Any] = {
+            "nogil": True,
+            "fastmath": {"contract"} if contract else False,
+            "error_model": "numpy",
+        }
+        if inline:
+            options["inline"] = "always"
         try:
-            return cast(F, numba.njit(cache=True, **options)(function))
+            return cast(Function, numba.njit(cache=True, **options)(function))
         except RuntimeError:  # a read-only installation and no writable home
             log.debug("no folder to cache %s in; compiling it anew in every process", function.__name__)
-            return cast(F, numba.njit(**options)(function))
+            return cast(Function, numba.njit(**options)(function))
 
     return decorate
 
@@ -56,10 +62,12 @@ def num_threads() -> int:
 
 @lru_cache(maxsize=1)
 def _pool(_pid: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=_MAX_THREADS, thread_name_prefix="mapping")
+    return ThreadPoolExecutor(max_workers=num_threads(), thread_name_prefix="mapping")
 
 
-def run_chunks(function: Callable[..., Any], total: int, *args: Any, min_chunk: int = 1, per_thread: int = 1) -> list[Any]:
+def run_chunks(
+    function: Callable[..., Any], total: int, *args: Any, min_chunk: int = 1, per_thread: int = 1
+) -> list[Any]:
     """Call ``function(start, stop, *args)`` on chunks that cover ``range(total)``; results in chunk order.
 
     Args:
@@ -69,9 +77,11 @@ def run_chunks(function: Callable[..., Any], total: int, *args: Any, min_chunk: 
     """
     pieces = max(1, min(num_threads() * per_thread, total // max(min_chunk, 1)))
     bounds = [total * i // pieces for i in range(pieces + 1)]
-    if pieces == 1:
-        return [function(0, total, *args)]
-    pool = _pool(os.getpid())
-    futures = [pool.submit(function, low, high, *args) for low, high in zip(bounds[1:-1], bounds[2:], strict=True)]
-    first = function(bounds[0], bounds[1], *args)
-    return [first, *(future.result() for future in futures)]
+    return run_each(function, [(low, high, *args) for low, high in itertools.pairwise(bounds)])
+
+
+def run_each(function: Callable[..., Any], calls: list[tuple[Any, ...]]) -> list[Any]:
+    """``function(*call)`` for each call, in threads; results in order of the calls."""
+    if len(calls) == 1 or num_threads() == 1:
+        return [function(*call) for call in calls]
+    return list(_pool(os.getpid()).map(lambda call: function(*call), calls))

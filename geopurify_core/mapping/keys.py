@@ -34,12 +34,13 @@ def unpack_keys(keys: NDArray[np.int64]) -> NDArray[np.int32]:
 def voxel_of(points_m: NDArray[np.floating], voxel_size_m: float) -> NDArray[np.int64]:
     """(N,) keys of the voxels that hold (N, 3) map-frame points; NO_KEY for points not finite or out of reach."""
     with np.errstate(invalid="ignore", over="ignore"):
-        scaled = np.floor(np.asarray(points_m, dtype=np.float64) * (1.0 / voxel_size_m))
-        inside = ((scaled >= -COORD_LIMIT) & (scaled < COORD_LIMIT)).all(axis=-1)
+        scaled: NDArray[np.float64] = np.floor(np.asarray(points_m, dtype=np.float64) * (1.0 / voxel_size_m))
+        inside: NDArray[np.bool_] = np.all((scaled >= -COORD_LIMIT) & (scaled < COORD_LIMIT), axis=-1)
     keys = pack_keys(np.where(inside[..., None], scaled, 0).astype(np.int64))
     return np.where(inside, keys, NO_KEY).astype(np.int64, copy=False)
 
 
 def key_centers(keys: NDArray[np.int64], voxel_size_m: float) -> NDArray[np.float64]:
     """(N, 3) float64 centres of voxels, metres in the map frame."""
-    return (unpack_keys(keys) + 0.5) * voxel_size_m
+    centers: NDArray[np.float64] = (unpack_keys(keys).astype(np.float64) + 0.5) * voxel_size_m
+    return centers

@@ -13,14 +13,8 @@ from numpy.typing import NDArray
 from geopurify_core.config import FusionConfig
 from geopurify_core.frame import RGBDFrame
 from geopurify_core.mapping.keys import COORD_LIMIT, NO_KEY
-from geopurify_core.mapping.observations import (
-    LEAST_COSINE,
-    NORMAL_JUMP,
-    UNKNOWN_COSINE,
-    ObservationCounts,
-    Observations,
-    PixelTables,
-)
+from geopurify_core.mapping.observations import ObservationCounts, Observations, pixel_tables
+from geopurify_core.mapping.observe_kernels import LEAST_COSINE, NORMAL_JUMP, UNKNOWN_COSINE
 from geopurify_core.mapping.voxel_map import Placement, VoxelMap
 from geopurify_core.vision.base import FeatureMap
 
@@ -40,14 +34,22 @@ def observe_frame(
     """Every trusted pixel as an observation; arguments and result as ``observations.observe_frame``, row by row."""
     import torch
 
-    tables = PixelTables.of(frame, *grid_shape)
+    tables = pixel_tables(frame.depth_camera, frame.camera, *grid_shape)
     depth = torch.from_numpy(depth_m.astype(np.float64))
     points = torch.stack(
-        [torch.from_numpy(tables.ray_x)[None, :] * depth, torch.from_numpy(tables.ray_y)[:, None] * depth, depth], dim=-1
+        [
+            torch.from_numpy(tables.ray_x[tables.step : -tables.step])[None, :] * depth,
+            torch.from_numpy(tables.ray_y[tables.step : -tables.step])[:, None] * depth,
+            depth,
+        ],
+        dim=-1,
     )
     T = torch.from_numpy(frame.T_map_camera)
     scaled = [
-        torch.floor((T[i, 0] * points[..., 0] + T[i, 1] * points[..., 1] + T[i, 2] * points[..., 2] + T[i, 3]) * (1.0 / voxel_size_m))
+        torch.floor(
+            (T[i, 0] * points[..., 0] + T[i, 1] * points[..., 1] + T[i, 2] * points[..., 2] + T[i, 3])
+            * (1.0 / voxel_size_m)
+        )
         for i in range(3)
     ]
     reachable = torch.stack([(c >= -COORD_LIMIT) & (c < COORD_LIMIT) for c in scaled]).all(dim=0)
@@ -65,7 +67,8 @@ def observe_frame(
         cell.reshape(-1).astype(np.int32),
         weight.reshape(-1).to(torch.float32).numpy(),
         colours.reshape(-1, 3),
-        (normal @ T[:3, :3].T).reshape(-1, 3).to(torch.float32).numpy(),
+        (normal @ T[:3, :3].T).reshape(-1, 3).T.to(torch.float32).numpy(),
+        tables.order,
     )
     outside = measured & known & ~reachable
     return observations, ObservationCounts(int(measured.sum()), int(used.sum()), int(outside.sum()))
@@ -83,7 +86,7 @@ def _weights(depth: torch.Tensor, cosine: torch.Tensor, config: FusionConfig) ->
 
 
 def _normals(points: torch.Tensor, measured: torch.Tensor, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Unit normals (h, w, 3) towards the camera in its frame, and their cosine to the viewing ray; 0 and -1 if unknown."""
+    """Unit normals (h, w, 3) towards the camera, in its frame, and their cosine to the ray; 0 and -1 where unknown."""
     import torch
 
     across, has_across = _difference(points, measured, step, axis=1)
@@ -97,7 +100,9 @@ def _normals(points: torch.Tensor, measured: torch.Tensor, step: int) -> tuple[t
     return torch.where(known[..., None], normal, 0.0), torch.where(known, cosine.abs(), -1.0)
 
 
-def _difference(points: torch.Tensor, measured: torch.Tensor, step: int, axis: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _difference(
+    points: torch.Tensor, measured: torch.Tensor, step: int, axis: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Point ``step`` pixels after minus point ``step`` before, or the pixel itself where one is not on its surface."""
     import torch
 
@@ -129,9 +134,11 @@ def integrate(
     keys, voxel = torch.unique(torch.from_numpy(observations.key[used]), return_inverse=True)
     cell = torch.from_numpy(observations.cell[used]).long()
     weight = torch.from_numpy(observations.weight[used]).double()
-    details = np.concatenate([observations.rgb[used].astype(np.float64), observations.normal[used]], axis=1)
+    details = np.concatenate([observations.rgb[used].astype(np.float64), observations.normal[:, used].T], axis=1)
     geometry = torch.zeros(len(keys), dtype=torch.float64).index_add_(0, voxel, weight)
-    colour_normal = torch.zeros(len(keys), 6, dtype=torch.float64).index_add_(0, voxel, weight[:, None] * torch.from_numpy(details))
+    colour_normal = torch.zeros(len(keys), 6, dtype=torch.float64).index_add_(
+        0, voxel, weight[:, None] * torch.from_numpy(details)
+    )
     confidence = torch.from_numpy(np.ascontiguousarray(feature_map.confidence)).reshape(-1)[cell].double()
     confident = (confidence > 0) & (confidence >= config.min_confidence)
     voxel_c, cell_c, weight_c = voxel[confident], cell[confident], (weight * confidence)[confident]
@@ -139,9 +146,8 @@ def integrate(
     total = sum_features(feature_map.rows, voxel_c, cell_c, weight_c, len(keys))
     placement = voxel_map.place(keys.numpy(), stamp_ns, camera_m)
     kept = placement.rows >= 0
-    update_rows(
-        voxel_map, placement.rows[kept], total.numpy()[kept], added.numpy()[kept], geometry.numpy()[kept], colour_normal.numpy()[kept], stamp_ns
-    )  # fmt: skip
+    sums = [part.numpy()[kept] for part in (total, added, geometry, colour_normal)]
+    update_rows(voxel_map, placement.rows[kept], sums, stamp_ns)
     pairs = len(torch.unique(voxel_c * feature_map.confidence.size + cell_c))
     return placement, pairs
 
@@ -163,14 +169,12 @@ def sum_features(
 def update_rows(
     voxel_map: VoxelMap,
     rows: NDArray[np.int32],
-    total: NDArray[np.float32],
-    added: NDArray[np.float64],
-    geometry: NDArray[np.float64],
-    colour_normal: NDArray[np.float64],
+    sums: list[NDArray[Any]],
     stamp_ns: int,
 ) -> None:
     """mean ← (W·mean + Σ) / (W + Σw), W ← min(W + Σw, max_weight), for features and for colour with normal."""
     arrays, limit = voxel_map.arrays, voxel_map.config.max_weight
+    total, added, geometry, colour_normal = sums
     seen = added > 0
     at, old = rows[seen], arrays.weight[rows[seen]].astype(np.float64)
     mean: NDArray[Any] = old[:, None] * arrays.features[at] + total[seen]

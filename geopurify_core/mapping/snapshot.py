@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,10 +44,10 @@ class MapSnapshot:
     version: int
     backbone: str
     text_fingerprint: str
-    geometry_weight: NDArray[np.float32] = field(default=None)  # type: ignore[assignment]
+    geometry_weight: NDArray[np.float32] = field(default=cast(Any, None))
 
     def __post_init__(self) -> None:
-        if self.geometry_weight is None:
+        if cast(Any, self.geometry_weight) is None:
             object.__setattr__(self, "geometry_weight", self.weight)
         for array in (
             self.coords, self.features, self.weight, self.rgb, self.normals, self.first_seen_ns, self.last_seen_ns,
@@ -65,4 +66,7 @@ class MapSnapshot:
     @property
     def centers_m(self) -> NDArray[np.float32]:
         """(N, 3) voxel centres in the map frame, metres."""
-        return ((self.coords.astype(np.float32) + 0.5) * np.float32(self.voxel_size_m)).astype(np.float32)
+        centers: NDArray[np.float32] = (self.coords.astype(np.float32) + np.float32(0.5)) * np.float32(
+            self.voxel_size_m
+        )
+        return centers

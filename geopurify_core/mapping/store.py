@@ -1,8 +1,8 @@
 """A map on disk: one safetensors file, checksummed, written so that a crash never costs the previous one.
 
-The format is safetensors' own (any reader of it can open a map), with the metadata keys ``format``, ``version``, ``sha256``
-and ``map``. The checksum covers the whole file with its own 64 digits set to zero. Reading trusts nothing: sizes are checked
-against the file's before any memory is taken, and the content against what a map can be.
+The format is safetensors' own (any reader of it can open a map), with the metadata keys ``format``, ``version``,
+``sha256`` and ``map``. The checksum covers header and payload, its own 64 digits set to zero. Reading trusts nothing:
+sizes are checked against the file's before any memory is taken, and the content against what a map can be.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from geopurify_core.errors import MapFileError
 from geopurify_core.mapping.keys import pack_keys
 from geopurify_core.mapping.snapshot import MapSnapshot
+
+# For each tensor in file order its numpy dtype and shape.
+Layout = dict[str, tuple[str, tuple[int, ...]]]
 
 FORMAT = "geopurify-map"
 VERSION = 1
@@ -34,7 +37,7 @@ _CHUNK_ROWS = 1 << 13
 _PREFIX_BYTES = 8
 
 # Name in the file: dtype as safetensors and numpy call it, columns (0: one-dimensional, -1: C of them).
-_TENSORS: dict[str, tuple[str, DTypeLike, int]] = {
+_TENSORS: dict[str, tuple[str, str, int]] = {
     "first_seen_ns": ("I64", "<i8", 0),
     "last_seen_ns": ("I64", "<i8", 0),
     "coords": ("I32", "<i4", 3),
@@ -66,7 +69,9 @@ def save_map(path: str | Path, snapshot: MapSnapshot, extra: dict[str, Any] | No
         MapFileError: The folder cannot be written, the disk is full, or ``extra`` is not JSON.
     """
     path = Path(path)
-    arrays = {name: np.ascontiguousarray(getattr(snapshot, name), dtype=kind) for name, (_, kind, _) in _TENSORS.items()}
+    arrays = {
+        name: np.ascontiguousarray(getattr(snapshot, name), dtype=kind) for name, (_, kind, _) in _TENSORS.items()
+    }
     header = _header(snapshot, arrays, extra)
     checksum = _checksum(header, arrays.values())
     header = header.replace(_NO_CHECKSUM.encode(), checksum.encode(), 1)
@@ -91,13 +96,15 @@ def load_map(path: str | Path) -> MapSnapshot:
         header, tensors, scalars, _ = _read_header(path, file, size)
         arrays = {name: np.empty(shape, kind) for name, (kind, shape) in tensors.items()}
         for array in arrays.values():
-            if array.nbytes and file.readinto(_bytes(array)) != array.nbytes:
+            if array.nbytes and cast(Any, file).readinto(_bytes(array)) != array.nbytes:
                 raise _bad(path, "it ends too early")
     found = json.loads(header)["__metadata__"]["sha256"]
     if _checksum(header.replace(found.encode(), _NO_CHECKSUM.encode(), 1), arrays.values()) != found:
         raise _bad(path, "its checksum does not match")
     _check_content(path, arrays)
-    native = {name: array.astype(array.dtype.newbyteorder("="), copy=False) for name, array in arrays.items()}
+    native: dict[str, Any] = {
+        name: array.astype(array.dtype.newbyteorder("="), copy=False) for name, array in arrays.items()
+    }
     return MapSnapshot(**native, **scalars)
 
 
@@ -125,7 +132,11 @@ def _header(snapshot: MapSnapshot, arrays: dict[str, NDArray[Any]], extra: dict[
     header: dict[str, Any] = {"__metadata__": metadata}
     start = 0
     for name, array in arrays.items():
-        header[name] = {"dtype": _TENSORS[name][0], "shape": list(array.shape), "data_offsets": [start, start + array.nbytes]}
+        header[name] = {
+            "dtype": _TENSORS[name][0],
+            "shape": list(array.shape),
+            "data_offsets": [start, start + array.nbytes],
+        }
         start += array.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -165,7 +176,7 @@ def _remove_leftovers(path: Path) -> None:
 
 
 def _bytes(array: NDArray[Any]) -> memoryview:
-    return memoryview(array.reshape(-1).view(np.uint8))
+    return memoryview(cast(Any, array.reshape(-1).view(np.uint8)))
 
 
 def _checksum(header: bytes, arrays: Any) -> str:
@@ -195,10 +206,8 @@ def _opened(path: str | Path) -> Iterator[tuple[BinaryIO, int]]:
         raise MapFileError("map file", str(path), f"It cannot be read: {error.strerror or error}.") from error
 
 
-def _read_header(
-    path: str | Path, file: BinaryIO, size: int
-) -> tuple[bytes, dict[str, tuple[DTypeLike, tuple[int, ...]]], dict[str, Any], dict[str, Any]]:
-    """Raw header, dtype and shape of each tensor in file order, scalars, extra; checked before anything is allocated."""
+def _read_header(path: str | Path, file: BinaryIO, size: int) -> tuple[bytes, Layout, dict[str, Any], dict[str, Any]]:
+    """Raw header, dtype and shape of each tensor in file order, scalars, extra; checked before any allocation."""
     length = int.from_bytes(file.read(_PREFIX_BYTES), "little")
     if size < _PREFIX_BYTES or length > min(_MAX_HEADER_BYTES, size - _PREFIX_BYTES):
         raise _bad(path, "its header is not one of a safetensors file")
@@ -236,14 +245,14 @@ def _read_scalars(path: str | Path, content: dict[str, Any]) -> dict[str, Any]:
     return scalars
 
 
-def _read_layout(path: str | Path, header: dict[str, Any], payload: int) -> dict[str, tuple[DTypeLike, tuple[int, ...]]]:
+def _read_layout(path: str | Path, header: dict[str, Any], payload: int) -> Layout:
     """Dtype and shape of each tensor in file order; they must fill the payload exactly."""
     if set(header) != set(_TENSORS):
         raise _bad(path, "its arrays are not those of a map")
     rows, channels = header["features"]["shape"]
     if not all(type(n) is int and n >= 0 for n in (rows, channels)) or channels < 1:
         raise _bad(path, "its shape makes no sense")
-    layout = {}
+    layout: Layout = {}
     end = 0
     for name in sorted(header, key=lambda name: header[name]["data_offsets"]):
         stored, kind, columns = _TENSORS[name]

@@ -45,9 +45,13 @@ class PointObservation:
     def __post_init__(self) -> None:
         check_rgb(self.rgb)
         if self.rgb.shape[:2] != (self.camera.height, self.camera.width):
-            raise InvalidFrameError("rgb.shape", self.rgb.shape, f"The camera says {self.camera.height}x{self.camera.width}.")
+            raise InvalidFrameError(
+                "rgb.shape", self.rgb.shape, f"The camera says {self.camera.height}x{self.camera.width}."
+            )
         if self.points_m.ndim != 2 or self.points_m.shape[1] != 3 or self.points_m.dtype.kind != "f":
-            raise InvalidFrameError("points_m", f"{self.points_m.dtype}{self.points_m.shape}", "Give (N, 3) float metres.")
+            raise InvalidFrameError(
+                "points_m", f"{self.points_m.dtype}{self.points_m.shape}", "Give (N, 3) float metres."
+            )
         if self.stamp_ns < 0:
             raise InvalidFrameError("stamp_ns", self.stamp_ns, "Stamps are nanoseconds since an epoch, not negative.")
         object.__setattr__(self, "T_map_sensor", check_pose(self.T_map_sensor, "T_map_sensor"))
@@ -137,7 +141,14 @@ def fuse_points(
     check_values(feature_map)
     observations, counts = _observe(points, map_points[seen], camera_points[seen], feature_map, voxel_map, fusion_cfg)
     return integrate(
-        voxel_map, observations, counts, feature_map, fusion_cfg, points.stamp_ns, points.T_map_camera[:3, 3], engine=engine
+        voxel_map,
+        observations,
+        counts,
+        feature_map,
+        fusion_cfg,
+        points.stamp_ns,
+        points.T_map_camera[:3, 3],
+        engine=engine,
     )
 
 
@@ -152,14 +163,21 @@ def _observe(
     uv, z = points.camera.project(camera_points)
     grid_height, grid_width = feature_map.confidence.shape
     size = (points.camera.width, points.camera.height)
-    column, row = (np.floor((uv[:, i] + 0.5) * cells / size[i]).astype(np.int64) for i, cells in ((0, grid_width), (1, grid_height)))
+    column, row = (
+        np.floor((uv[:, i] + 0.5) * cells / size[i]).astype(np.int64)
+        for i, cells in ((0, grid_width), (1, grid_height))
+    )
     cell = np.minimum(row, grid_height - 1) * grid_width + np.minimum(column, grid_width - 1)
-    order = np.argsort(cell, kind="stable")  # observations of a cell must lie together
-    key = voxel_of(map_points, voxel_map.config.voxel_size_m)[order]
-    u, v = np.floor(uv[order] + 0.5).astype(np.int64).T
-    weight = 1.0 / (1.0 + (z[order] / config.range_weight_m) ** 2) if config.range_weight_m > 0 else np.ones(len(z))
+    key = voxel_of(map_points, voxel_map.config.voxel_size_m)
+    u, v = np.floor(uv + 0.5).astype(np.int64).T
+    weight = 1.0 / (1.0 + (z / config.range_weight_m) ** 2) if config.range_weight_m > 0 else np.ones(len(z))
     observations = Observations(
-        key, cell[order].astype(np.int32), weight.astype(np.float32), points.rgb[v, u], np.zeros((len(z), 3), np.float32)
+        key,
+        cell.astype(np.int32),
+        weight.astype(np.float32),
+        points.rgb[v, u],
+        np.zeros((3, len(z)), np.float32),
+        np.argsort(cell, kind="stable").astype(np.int32),
     )
     outside = int((key == NO_KEY).sum())
     return observations, ObservationCounts(len(key), len(key) - outside, outside)

@@ -23,7 +23,17 @@ log = logging.getLogger(__name__)
 
 BLOCK_ROWS = 64
 _MOVE_CHUNK = 2048
-_SNAPSHOT_ARRAYS = ("coords", "features", "weight", "geometry_weight", "rgb", "normals", "first_seen_ns", "last_seen_ns")
+_SHARED_ARRAYS = ("features", "weight", "geometry_weight", "first_seen_ns", "last_seen_ns")
+_SNAPSHOT_FIELDS: dict[str, tuple[tuple[int, ...], Any]] = {
+    "coords": ((3,), np.int32),
+    "features": ((-1,), np.float16),
+    "weight": ((), np.float32),
+    "geometry_weight": ((), np.float32),
+    "rgb": ((3,), np.uint8),
+    "normals": ((3,), np.float16),
+    "first_seen_ns": ((), np.int64),
+    "last_seen_ns": ((), np.int64),
+}
 
 
 @dataclass
@@ -160,7 +170,9 @@ class VoxelMap:
     def _append(self, keys: NDArray[np.int64], stamp_ns: int) -> NDArray[np.int32]:
         start, stop = self._count, self._count + len(keys)
         used_before = slice(start, min(stop, self._committed_rows))
-        for array in self.arrays.each():  # rows never used are zero already; writing them would commit their pages early
+        for (
+            array
+        ) in self.arrays.each():  # rows never used are zero already; writing them would commit their pages early
             array[used_before] = 0
         self.arrays.keys[start:stop] = keys
         self.arrays.first_seen_ns[start:stop] = stamp_ns
@@ -215,7 +227,8 @@ class VoxelMap:
         self._snapshot = None
         arena = self._arena
         if arena is None or arena.in_use:
-            arena = self._arena = SnapshotArena(self.capacity, self._snapshot_fields())
+            shapes = {**_SNAPSHOT_FIELDS, "features": ((self.feature_dim,), np.float16)}
+            arena = self._arena = SnapshotArena(self.capacity, shapes)
         arena.recall()
         blocks = self._block_version[: -(-self._count // BLOCK_ROWS)]
         self._copy_blocks(np.flatnonzero(blocks > arena.synced_version).astype(np.int64), arena)
@@ -231,21 +244,15 @@ class VoxelMap:
         )
         return self._snapshot
 
-    def _snapshot_fields(self) -> dict[str, tuple[tuple[int, ...], Any]]:
-        shapes: list[tuple[tuple[int, ...], Any]] = [
-            ((3,), np.int32), ((self.feature_dim,), np.float16), ((), np.float32), ((), np.float32),
-            ((3,), np.uint8), ((3,), np.float16), ((), np.int64), ((), np.int64),
-        ]  # fmt: skip
-        return dict(zip(_SNAPSHOT_ARRAYS, shapes, strict=True))
-
     def _copy_blocks(self, blocks: NDArray[np.int64], arena: SnapshotArena) -> None:
-        mine, out = self.arrays, [arena.arrays[name] for name in _SNAPSHOT_ARRAYS]
-        source = [
+        mine = self.arrays
+        out = [arena.arrays[name] for name in _SNAPSHOT_FIELDS]
+        source: list[NDArray[Any]] = [
             mine.keys, mine.features, mine.weight, mine.geometry_weight, mine.colour, mine.normal,
             mine.first_seen_ns, mine.last_seen_ns,
         ]  # fmt: skip
         if HAVE_NUMBA:
-            from geopurify_core.mapping.kernels import copy_blocks
+            from geopurify_core.mapping.update_kernels import copy_blocks
 
             bits = [array.view(np.uint16) if array.dtype == np.float16 else array for array in (*source, *out)]
             run_chunks(copy_blocks, len(blocks), blocks, BLOCK_ROWS, self._count, *bits, min_chunk=16)
@@ -266,29 +273,29 @@ class VoxelMap:
             MapMismatchError: Voxel size or frame differ from ``config``, or the snapshot holds a voxel twice.
             InvalidConfigError: The budget does not hold 256 voxels.
         """
-        if abs(snapshot.voxel_size_m - config.voxel_size_m) > 1e-9 * config.voxel_size_m:
-            raise MapMismatchError("map.voxel_size_m", snapshot.voxel_size_m, f"Set map.voxel_size_m to it (now {config.voxel_size_m}).")
-        if snapshot.frame_id != config.frame_id:
-            raise MapMismatchError("map.frame_id", snapshot.frame_id, f"Set map.frame_id to it (now {config.frame_id}).")
+        _check_fit(snapshot, config)
         living = cls(config, snapshot.feature_dim, snapshot.backbone, snapshot.text_fingerprint)
-        rows = np.arange(len(snapshot))
-        if len(rows) > living.capacity:
+        rows: NDArray[np.int64] | slice = slice(None)
+        if len(snapshot) > living.capacity:
             rows = np.sort(np.argsort(-snapshot.last_seen_ns, kind="stable")[: living.capacity])
-        keys = pack_keys(snapshot.coords[rows])
-        if len(np.unique(keys)) != len(keys) or (keys < 0).any():
-            raise MapMismatchError("map.coords", "a voxel out of reach or held twice", "Save the map again from its source.")
-        living._append(keys, 0)
-        mine, count = living.arrays, len(rows)
-        for target, values in (
-            (mine.features, snapshot.features), (mine.weight, snapshot.weight), (mine.geometry_weight, snapshot.geometry_weight),
-            (mine.colour, snapshot.rgb), (mine.normal, snapshot.normals),
-            (mine.first_seen_ns, snapshot.first_seen_ns), (mine.last_seen_ns, snapshot.last_seen_ns),
-        ):  # fmt: skip
-            target[:count] = values if count == len(snapshot) else values[rows]
+        living._append(pack_keys(snapshot.coords[rows]), 0)
+        count = len(living)
+        for mine, saved in (("colour", "rgb"), ("normal", "normals"), *((name, name) for name in _SHARED_ARRAYS)):
+            getattr(living.arrays, mine)[:count] = getattr(snapshot, saved)[rows]
         living.evicted = len(snapshot) - count
         living.version, living.stamp_ns = snapshot.version, snapshot.stamp_ns
-        living._block_version[: count // BLOCK_ROWS + 1] = living.version
         return living
+
+
+def _check_fit(snapshot: MapSnapshot, config: MapConfig) -> None:
+    size, frame = config.voxel_size_m, config.frame_id
+    if abs(snapshot.voxel_size_m - size) > 1e-9 * size:
+        raise MapMismatchError("map.voxel_size_m", snapshot.voxel_size_m, f"Set map.voxel_size_m to it (now {size}).")
+    if snapshot.frame_id != frame:
+        raise MapMismatchError("map.frame_id", snapshot.frame_id, f"Set map.frame_id to it (now {frame!r}).")
+    keys = pack_keys(snapshot.coords)
+    if len(np.unique(keys)) != len(keys) or (keys < 0).any():
+        raise MapMismatchError("map.coords", "a voxel out of reach or held twice", "Save the map again at its source.")
 
 
 def _snapshot_values(mine: VoxelArrays, part: slice) -> list[NDArray[Any]]:
