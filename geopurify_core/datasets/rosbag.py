@@ -57,7 +57,7 @@ class RosbagDataset(FrameSource):
         self.slop_ns = round(slop_s * 1e9)
         self.max_pose_gap_ns = round(max_pose_gap_s * 1e9)
         self.depth_scale = depth_scale
-        with _open(self.path) as reader:
+        with open_bag(self.path) as reader:
             self.topics = choose_topics(reader, str(self.path), topics or {})
             self._length = int(reader.topics[self.topics.color].msgcount)
             self._poses = _Poses(reader, self.topics, map_frame, self.max_pose_gap_ns)
@@ -71,7 +71,7 @@ class RosbagDataset(FrameSource):
         return self._poses.map_frame
 
     def _read(self, start: int, stop: int | None, stride: int) -> Iterator[RGBDFrame | SkipFrame]:
-        with _open(self.path) as reader:
+        with open_bag(self.path) as reader:
             for index, item in enumerate(self._pairs(reader)):
                 if stop is not None and index >= stop:
                     return
@@ -187,7 +187,7 @@ class _Poses:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[Any]:
+def open_bag(path: Path) -> Iterator[Any]:
     """An open AnyReader; whatever goes wrong inside it becomes a DatasetError that names the bag."""
     from rosbags.highlevel import AnyReader
     from rosbags.typesys import Stores, get_typestore
