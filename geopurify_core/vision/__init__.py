@@ -87,7 +87,10 @@ def _entry_points() -> list[metadata.EntryPoint]:
 
 
 def _check_options(name: str, factory: Callable[..., Any], options: dict[str, Any]) -> None:
-    parameters = inspect.signature(factory).parameters
+    try:
+        parameters = inspect.signature(factory).parameters
+    except ValueError:  # some compiled callables tell nothing about themselves
+        return
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
     for option, value in options.items():

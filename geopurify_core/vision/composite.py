@@ -82,6 +82,8 @@ class CompositeBackbone:
         self._grid = _checked_grid(spec.grid)
         if len(self._specs) < 2:
             raise InvalidConfigError("members", spec.members, "Name two or more backbones.")
+        if not any(member.weight for member in self._specs):
+            raise InvalidConfigError("members", spec.members, "Give at least one member a weight above 0.")
         shared = {"weights_dir": weights_dir, "num_threads": num_threads, "grid": list(self._grid)}
         self.members = tuple(_load_member(member, config, shared) for member in self._specs)
         _check_text_space(self.members)

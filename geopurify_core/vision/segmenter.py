@@ -127,8 +127,9 @@ class SegmenterBackbone:
         """
         del depth_m
         p = self.probabilities(rgb)
-        known: Array = np.clip(p @ (~self.labels.ignored).astype(np.float32), np.float32(0.0), np.float32(1.0))
-        return VectorMixture(p / np.maximum(known, 1e-6)[..., None], self.labels.vectors, known)
+        known = np.asarray(np.clip(p @ (~self.labels.ignored).astype(np.float32), 0.0, 1.0), dtype=np.float32)
+        weights = np.asarray(p / np.maximum(known, np.float32(1e-6))[..., None], dtype=np.float32)
+        return VectorMixture(weights, self.labels.vectors, known)
 
     def _activate(self, scores: NDArray[Any]) -> Array:
         output = self._spec.output
