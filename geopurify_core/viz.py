@@ -99,7 +99,7 @@ def draw_query(
     panels = _panels(snapshot, direction, interest)
     rows = max(1, -(-len(objects) // _COLUMNS))
     figure, axes = _figure(panels, title, facts, footer_in=_ROW_IN * rows + 0.15)
-    low, high = _heat_range(result.scores)
+    low, high = _heat_range(result)
     colors = _heat(_grey(snapshot.rgb), result.scores, low, high)
     for axis, panel in zip(axes, panels, strict=True):
         picture = paint(panel.raster, colors[panel.shown], snapshot.normals[panel.shown], panel.view, relief=0.8)
@@ -273,9 +273,12 @@ def _heat_map() -> Any:
     return LinearSegmentedColormap.from_list("heat", _HEAT)
 
 
-def _heat_range(scores: NDArray[np.float32]) -> tuple[float, float]:
-    """Heat begins where a voxel stands out from the map (its best tenth) and saturates at the best two thousandths."""
-    low, high = np.percentile(scores, (90.0, 99.8))
+def _heat_range(result: QueryResult) -> tuple[float, float]:
+    """Heat begins where a voxel stands out from the map (its best tenth, or all of the best object if that is more) and
+    saturates at the best two thousandths."""
+    low, high = np.percentile(result.scores, (90.0, 99.8))
+    if result.objects:
+        low = min(low, float(np.percentile(result.scores[result.objects[0].voxels], 10.0)))
     return float(low), float(max(high, low + 1e-3))
 
 

@@ -1,0 +1,247 @@
+"""The command line from recording to answer, with a backbone that knows colours by fruit."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from geopurify_core.cli.app import app
+from geopurify_core.cli.common import parse_options
+from geopurify_core.cli.info import default_yaml
+from geopurify_core.cli.query import picture_paths, slug
+from geopurify_core.config import Config
+from geopurify_core.errors import BackboneError, InvalidConfigError
+from geopurify_core.mapping.store import load_map, read_extra
+from geopurify_core.vision.base import FeatureMap
+
+FRUIT = {"tomato": 0, "lime": 1, "plum": 2}
+COLORS = np.array([[220, 30, 30], [30, 200, 30], [40, 40, 210], [128, 128, 128]], np.uint8)
+DIM = 16
+runner = CliRunner()
+
+
+class FruitBackbone:
+    """Pixels near a pure colour speak of its fruit, the rest of "wall"."""
+
+    name, feature_dim, licence, fingerprint, text_fingerprint = "fruit", DIM, "CC0-1.0", "fruit:1", "fruit-text:1"
+
+    def encode_image(self, rgb, depth_m=None):
+        nearest = np.abs(rgb[..., None, :].astype(int) - COLORS).sum(-1).argmin(-1)
+        rows = np.stack([self._vector(text) for text in (*FRUIT, "wall")])[nearest].astype(np.float32)
+        return FeatureMap.from_rows(rows, np.ones(rgb.shape[:2], np.float32))
+
+    def encode_text(self, texts):
+        return np.stack([self._vector(text) for text in texts]).astype(np.float32)
+
+    def _vector(self, text):
+        if text in FRUIT:
+            return np.eye(DIM)[FRUIT[text]]
+        seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
+        vector = np.random.default_rng(seed).normal(size=DIM)
+        vector[:3] = 0
+        return vector / np.linalg.norm(vector)
+
+
+@pytest.fixture(autouse=True)
+def fruit_backbone(monkeypatch):
+    def load(name, **options):
+        if name != "fruit":
+            raise BackboneError("backbone", name, "Known here: fruit.")
+        return FruitBackbone()
+
+    monkeypatch.setattr("geopurify_core.pipeline.load_backbone", load)
+    monkeypatch.setattr("geopurify_core.vision.load_backbone", load)
+
+
+@pytest.fixture
+def scene(tmp_path):
+    """A grey wall 2 m ahead with three coloured boards 0.3 m before it, at x = -0.6, 0 and 0.6 m."""
+    root = tmp_path / "room"
+    for name in ("color", "depth", "pose", "intrinsic"):
+        (root / name).mkdir(parents=True)
+    f, width, height = 100.0, 160, 120
+    K = np.array([[f, 0, 79.5, 0], [0, f, 59.5, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    for name in ("color", "depth"):
+        np.savetxt(root / f"intrinsic/intrinsic_{name}.txt", K)
+    rgb = np.full((height, width, 3), 128, np.uint8)
+    depth = np.full((height, width), 2000, np.uint16)
+    u, v = np.meshgrid(np.arange(width), np.arange(height))
+    for i, x in enumerate((-0.6, 0.0, 0.6)):
+        board = (np.abs((u - 79.5) / f * 1.7 - x) < 0.15) & (np.abs((v - 59.5) / f * 1.7) < 0.2)
+        rgb[board], depth[board] = COLORS[i], 1700
+    for i in range(4):
+        Image.fromarray(rgb).save(root / f"color/{i}.png")
+        Image.fromarray(depth).save(root / f"depth/{i}.png")
+        np.savetxt(root / f"pose/{i}.txt", np.eye(4) if i else np.full((4, 4), np.inf))
+    return root
+
+
+@pytest.fixture
+def map_file(scene, tmp_path):
+    result = runner.invoke(app, ["map", str(scene), "--out", str(tmp_path / "a.map"), "--backbone", "fruit"])
+    assert result.exit_code == 0, result.output
+    return tmp_path / "a.map"
+
+
+def test_map_reports_what_it_skipped_and_remembers_its_origin(scene, tmp_path):
+    result = runner.invoke(
+        app,
+        ["map", str(scene), "-o", str(tmp_path / "new/a.map"), "--backbone", "fruit", "--set", "map.voxel_size_m=0.05"],
+    )
+    assert result.exit_code == 0, result.output
+    assert "1 invalid pose" in result.stdout and "frames" in result.stdout
+    extra = read_extra(tmp_path / "new/a.map")
+    assert extra["backbone"] == {"name": "fruit", "options": {}} and extra["frames"] == 3
+    assert extra["skipped"] == {"invalid pose": 1}
+    assert Config.from_dict(extra["config"]).map.voxel_size_m == load_map(tmp_path / "new/a.map").voxel_size_m == 0.05
+
+
+def test_query_json_is_the_contract(map_file):
+    result = runner.invoke(app, ["query", str(map_file), "tomato", "plum", "--json", "--max-objects", "3"])
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout)
+    assert list(answer) == ["tomato", "plum"]
+    for text, x in (("tomato", -0.6), ("plum", 0.6)):
+        assert 1 <= len(answer[text]) <= 3
+        scores = [found["score"] for found in answer[text]]
+        assert scores == sorted(scores, reverse=True)
+        best = answer[text][0]
+        assert {"score", "center_m", "size_m", "num_voxels"} <= set(best)
+        assert len(best["center_m"]) == len(best["size_m"]) == 3 and best["num_voxels"] > 4
+        np.testing.assert_allclose(best["center_m"], (x, 0, 1.7), atol=0.06)
+        # a board of 0.3 x 0.4 m, one voxel of 4 cm thick; edges are uncertain by a voxel on each side
+        np.testing.assert_allclose(sorted(best["size_m"]), (0.04, 0.3, 0.4), atol=0.09)
+
+
+def test_query_table_and_pictures(map_file, tmp_path):
+    result = runner.invoke(app, ["query", str(map_file), "tomato", "lime [x]", "--image", str(tmp_path / "q.png")])
+    assert result.exit_code == 0, result.output
+    assert "tomato" in result.stdout and "lime [x]" in result.stdout and "[m]" in result.stdout
+    for name in ("q_tomato.png", "q_lime_x.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert picture.size[0] > 800 and len(np.unique(np.asarray(picture.convert("L")))) > 20
+
+
+def test_min_score_can_leave_nothing(map_file):
+    result = runner.invoke(app, ["query", str(map_file), "tomato", "--min-score", "1000", "--json"])
+    assert json.loads(result.stdout) == {"tomato": []}
+    assert "not found" in runner.invoke(app, ["query", str(map_file), "tomato", "--min-score", "1000"]).stdout
+
+
+def test_a_bag_gives_the_same_map(scene, map_file, tmp_path):
+    bag = tmp_path / "a.mcap"
+    written = runner.invoke(app, ["bag", "from-scannet", str(scene), str(bag)])
+    assert written.exit_code == 0 and "3 frames" in written.stdout and "skipped 1: invalid pose" in written.stdout
+    assert runner.invoke(app, ["bag", "from-scannet", str(scene), str(bag)]).exit_code == 2
+    assert runner.invoke(app, ["bag", "from-scannet", str(scene), str(bag), "--force"]).exit_code == 0
+    described = runner.invoke(app, ["bag", "info", str(bag)])
+    assert "/rgb/image" in described.stdout and "camera_info" in described.stdout
+    result = runner.invoke(app, ["map", str(bag), "-o", str(tmp_path / "b.map"), "--backbone", "fruit"])
+    assert result.exit_code == 0, result.output
+    a, b = load_map(map_file), load_map(tmp_path / "b.map")
+    for name in ("coords", "features", "rgb", "last_seen_ns"):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+
+
+def test_stride_and_max_frames(scene, tmp_path):
+    arguments = ["map", str(scene), "-o", str(tmp_path / "c.map"), "--backbone", "fruit"]
+    assert runner.invoke(app, [*arguments, "--stride", "3"]).exit_code == 0
+    assert read_extra(tmp_path / "c.map")["frames"] == 1  # of 0 and 3, the first has no pose
+    assert runner.invoke(app, [*arguments, "--max-frames", "3"]).exit_code == 0
+    assert read_extra(tmp_path / "c.map")["frames"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["map", "{tmp}/absent", "--out", "{tmp}/x"], "dataset"),
+        (["map", "{scene}", "--out", "{tmp}/x", "--backbone", "wrong"], "Known here: fruit"),
+        (["map", "{scene}", "--out", "{tmp}", "--backbone", "fruit"], "--out"),
+        (["map", "{scene}", "--out", "{tmp}/x", "--set", "map.size=1"], "map.size"),
+        (["map", "{scene}", "--out", "{tmp}/x", "--set", "nothing"], "key=value"),
+        (["map", "{scene}", "--out", "{tmp}/x", "--config", "{tmp}/absent.yaml"], "config file"),
+        (["map", "{scene}", "--out", "{tmp}/x", "-d", "wrong=1"], "dataset options"),
+        (["query", "{tmp}/absent.map", "chair"], "map file"),
+        (["query", "{map}", " "], "texts[0]"),
+        (["query", "{map}", "x" * 10_000], "10000 bytes"),
+        (["query", "{map}", "tomato", "--max-objects", "0"], "max_objects"),
+        (["query", "{map}", "tomato", "--image", "{tmp}/a.png", "--up", "0 0"], "--up"),
+        (["export", "{map}", "{tmp}/cloud.xyz"], "cloud file"),
+        (["export", "{map}", "{tmp}/cloud.ply", "--labels", "wrong"], "labels"),
+        (["bag", "from-scannet", "{tmp}/absent", "{tmp}/x.mcap"], "dataset"),
+        (["bag", "info", "{tmp}/absent"], "bag"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, says, scene, map_file, tmp_path):
+    places = {"tmp": tmp_path, "scene": scene, "map": map_file}
+    before = sorted(path.name for path in tmp_path.iterdir())
+    result = runner.invoke(app, [argument.format(**places) for argument in arguments])
+    assert result.exit_code == 2 and says in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1 and "Traceback" not in result.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_debug_shows_the_error(tmp_path):
+    result = runner.invoke(app, ["--debug", "query", str(tmp_path / "absent"), "x"])
+    assert result.exception is not None and "no such file" in str(result.exception)
+
+
+def test_no_usable_frame_writes_no_map(scene, tmp_path):
+    for path in (scene / "pose").iterdir():
+        path.write_text("nan " * 16)
+    result = runner.invoke(app, ["map", str(scene), "-o", str(tmp_path / "x.map"), "--backbone", "fruit"])
+    assert result.exit_code == 2 and "invalid pose" in result.stderr and not (tmp_path / "x.map").exists()
+
+
+def test_interrupting_keeps_the_frames_so_far(scene, tmp_path, monkeypatch):
+    original, seen = FruitBackbone.encode_image, []
+
+    def interrupted(self, rgb, depth_m=None):
+        seen.append(1)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return original(self, rgb)
+
+    monkeypatch.setattr(FruitBackbone, "encode_image", interrupted)
+    result = runner.invoke(app, ["map", str(scene), "-o", str(tmp_path / "x.map"), "--backbone", "fruit"])
+    assert result.exit_code == 130 and read_extra(tmp_path / "x.map")["frames"] == 2
+
+
+def test_a_map_of_another_text_space_is_refused(map_file, monkeypatch):
+    monkeypatch.setattr(FruitBackbone, "text_fingerprint", "other")
+    result = runner.invoke(app, ["query", str(map_file), "tomato"])
+    assert result.exit_code == 2 and "text_fingerprint" in result.stderr
+
+
+def test_the_printed_config_is_the_default_one(tmp_path):
+    printed = runner.invoke(app, ["config"]).stdout
+    (tmp_path / "c.yaml").write_text(printed)
+    assert Config.from_yaml(tmp_path / "c.yaml") == Config() and printed == default_yaml()
+
+
+def test_weights_names_licences():
+    result = runner.invoke(app, ["weights"])
+    assert result.exit_code == 0 and "Apache-2.0" in result.stdout and "CC-BY-NC" in result.stdout
+
+
+def test_small_parsers():
+    assert parse_options(["a=1", "b=x=y", "c=[1, 2]", "d="], "f") == {"a": 1, "b": "x=y", "c": [1, 2], "d": None}
+    with pytest.raises(InvalidConfigError, match="YAML"):
+        parse_options(["a=[1"], "f")
+    assert slug("  Red/../Cabinet! ") == "red_cabinet" and slug("?!") == "text" and slug("стол") == "стол"
+    names = [path.name for path in picture_paths(Path("q.png"), ["a b", "a-b"])]
+    assert names == ["q_a_b.png", "q_a_b_2.png"] and picture_paths(Path("q.png"), ["x"]) == [Path("q.png")]
+
+
+def test_help_is_quick_because_nothing_heavy_is_imported():
+    heavy = "{'torch', 'matplotlib', 'open3d', 'onnxruntime', 'rosbags', 'sentence_transformers'}"
+    code = f"import sys; from geopurify_core.cli.app import app; print(sorted({heavy} & set(sys.modules)))"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )
