@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -15,6 +14,16 @@ from geopurify_core.errors import GeoPurifyError, InvalidPoseError
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 _RECENT_S = 5.0
 _MAX_KINDS = 200
+_TOLD = 3
+
+
+@dataclass
+class Kind:
+    """Failures of one kind: how many, the newest words, and when."""
+
+    count: int = 0
+    text: str = ""
+    last_s: float = 0.0
 
 
 @dataclass
@@ -23,7 +32,7 @@ class Input:
 
     required: bool
     received: int = 0
-    bad: int = 0
+    refused: Kind = field(default_factory=Kind)
     last_s: float = 0.0
     note: str = ""
     told: int = 0
@@ -32,12 +41,16 @@ class Input:
 
 @dataclass
 class Trouble:
-    """Failures of one sort: how many of each kind, the newest words, and whether they are over."""
+    """Failures of one sort, by kind, and whether they are over."""
 
-    kinds: Counter[str] = field(default_factory=Counter)
-    last: str = ""
-    last_s: float = -1e9
+    kinds: dict[str, Kind] = field(default_factory=dict)
     over: bool = True
+
+    def recent(self) -> list[str]:
+        """The words of kinds that happened within the last seconds, newest first."""
+        now = time.monotonic()
+        kinds = sorted(self.kinds.values(), key=lambda kind: -kind.last_s)
+        return [kind.text for kind in kinds if now - kind.last_s < _RECENT_S]
 
 
 class Health:
@@ -50,6 +63,7 @@ class Health:
         self.inputs: dict[str, Input] = {}
         self.pose = Trouble()
         self.work = Trouble()
+        self.newest_error = ""
 
     def watch(self, topic: str, required: bool = True) -> None:
         """Report on this topic from now on."""
@@ -63,32 +77,32 @@ class Health:
 
     def refused(self, topic: str, error: Exception) -> None:
         """One message of this topic could not be used."""
-        self.inputs[topic].bad += 1
+        entry = self.inputs[topic]
+        entry.refused.count += 1
+        entry.refused.text, entry.refused.last_s = str(error), time.monotonic()
         self.failed(error)
 
     def failed(self, error: BaseException) -> None:
         """One frame, pose or request failed."""
         known = isinstance(error, GeoPurifyError)
-        kind = f"{type(error).__name__} {error.field}" if known else type(error).__name__
+        name = f"{type(error).__name__} {error.field}" if known else type(error).__name__
         text = str(error) if known else f"{type(error).__name__}: {error}"
         trouble = self.pose if isinstance(error, InvalidPoseError) else self.work
         with self._lock:
-            first = kind not in trouble.kinds and len(trouble.kinds) < _MAX_KINDS
-            if first or kind in trouble.kinds:
-                trouble.kinds[kind] += 1
-            trouble.last, trouble.last_s, trouble.over = text, time.monotonic(), False
+            first = name not in trouble.kinds
+            if len(trouble.kinds) >= _MAX_KINDS and first:
+                name, first = "others", False
+            kind = trouble.kinds.setdefault(name, Kind())
+            kind.count, kind.text, kind.last_s = kind.count + 1, text, time.monotonic()
+            trouble.over = False
+            self.newest_error = text
         if first:
             self._log(f"{text} (further ones are counted in /diagnostics)")
 
     def succeeded(self) -> None:
         """One frame went all the way."""
         self.pose.over = self.work.over = True
-
-    @property
-    def newest_error(self) -> str:
-        """The newest failure's words, or nothing when a frame has gone well since."""
-        current = [trouble for trouble in (self.pose, self.work) if not trouble.over]
-        return max(current, key=lambda t: t.last_s).last if current else ""
+        self.newest_error = ""
 
     def input_statuses(self, warn_s: float, error_s: float) -> list[DiagnosticStatus]:
         """One status for each topic: silent ones are warnings, then errors; so are refused messages and QoS clashes."""
@@ -105,20 +119,25 @@ class Health:
             text = (
                 f"{topic}: no message {'' if entry.received else 'yet '}for {age:.0f} s; is it published and remapped?"
             )
+        elif now - entry.refused.last_s < _RECENT_S and entry.refused.count:
+            level, text = WARN, entry.refused.text
         if entry.note:
             level, text = max(level, WARN), f"{entry.note} {text if level != OK else ''}".strip()
-        values = {"received": entry.received, "rate_hz": f"{rate:.2f}", "age_s": f"{age:.2f}", "refused": entry.bad}
+        values = {
+            "received": entry.received,
+            "rate_hz": f"{rate:.2f}",
+            "age_s": f"{age:.2f}",
+            "refused": entry.refused.count,
+        }
         return status(f"input {topic}", level, text, values)
 
     def trouble_status(self, name: str, trouble: Trouble, values: Mapping[str, object]) -> DiagnosticStatus:
         """ERROR while frames fail, WARN for a while after, with the counts of every kind."""
-        recent = time.monotonic() - trouble.last_s < _RECENT_S
-        level = ERROR if not trouble.over else WARN if recent else OK
         with self._lock:
-            counts = {f"failed: {kind}": count for kind, count in trouble.kinds.items()}
-        return status(
-            name, level, trouble.last if level != OK else "ok", {**values, **counts, "last_error": trouble.last}
-        )
+            recent = trouble.recent()
+            counts = {f"failed: {name}": f"{kind.count} x, {kind.text}" for name, kind in trouble.kinds.items()}
+        level = ERROR if not trouble.over else WARN if recent else OK
+        return status(name, level, " | ".join(recent[:_TOLD]) or "ok", {**values, **counts})
 
 
 def status(name: str, level: bytes, message: str, values: Mapping[str, object]) -> DiagnosticStatus:

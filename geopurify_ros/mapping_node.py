@@ -174,6 +174,8 @@ class MappingNode(Node):
         return callback
 
     def _publish_status(self) -> None:
+        if self.worker.stopping:  # publishers go before the worker does, when a frame takes long
+            return
         self.outputs.show_status(map_status(self.parameters.core, self.session, self.queue, self.health, self._labels))
 
     def _report(self) -> None:

@@ -97,11 +97,13 @@ class ReplayNode(Node):
         """
         needed = [*self._images.values(), self._infos["rgb/camera_info"], self._pose]
         deadline = time.monotonic() + self.config.wait_for_subscribers_s
-        ready = ("mapping", "paused")
+        topic, ready = self.config.status_topic, ("mapping", "paused")
         while rclpy.ok() and time.monotonic() < deadline:
             heard = not self.config.lockstep or (self._status is not None and self._status.state in ready)
             if heard and all(publisher.get_subscription_count() for publisher in needed):
                 return
+            if self._status is not None and self._status.state == "loading" and self.count_publishers(topic):
+                deadline = time.monotonic() + self.config.wait_for_subscribers_s  # it is alive, and takes its time
             time.sleep(0.05)
         if self.config.lockstep:
             state = "silent" if self._status is None else f"{self._status.state} {self._status.message}"

@@ -6,6 +6,9 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
+from geopurify_core.camera import PinholeCamera
 from geopurify_core.config import Config
 from geopurify_core.errors import GeoPurifyError, NotAvailableError
 from geopurify_core.frame import RGBDFrame
@@ -51,9 +54,22 @@ class MapSession:
         except Exception as error:
             self._failure = error
             raise
+        self._warm_up(mapper)
         mapper.configure(self._config)  # it may have changed while the backbone was loading
         self._mapper = mapper
         self._log(f"Ready: backbone {mapper.backbone.name}, {mapper.backbone.feature_dim} channels.")
+
+    def _warm_up(self, mapper: SemanticMapper) -> None:
+        """Compile and cache on a throw-away map, so that neither the first frame nor the first query pays for it."""
+        rgb = np.full((48, 64, 3), 60, dtype=np.uint8)
+        rgb[12:36, 20:44] = (230, 40, 40)  # something that stands out, for the query to find
+        camera = PinholeCamera(50.0, 50.0, 31.5, 23.5, 64, 48)
+        scratch = SemanticMapper(self._config, mapper.backbone)
+        try:
+            scratch.integrate(RGBDFrame(rgb, np.full((48, 64), 1.0, dtype=np.float32), camera, np.eye(4), 1))
+            scratch.query(["something red"])
+        except Exception as error:
+            self._log(f"The rehearsal before the first frame failed, mapping starts all the same: {error}")
 
     @property
     def mapper(self) -> SemanticMapper:

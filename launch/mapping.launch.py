@@ -64,6 +64,7 @@ def generate_launch_description() -> LaunchDescription:
         launch_arguments={
             "params_file": PathJoinSubstitution([SHARE, "config", "replay.yaml"]),
             "dataset": LaunchConfiguration("bagfile"),
+            "namespace": "",  # PushRosNamespace has put it there already
             "rate": LaunchConfiguration("rate"),
             "publish_clock": LaunchConfiguration("use_sim_time"),
             "log_level": LaunchConfiguration("log_level"),
