@@ -34,7 +34,7 @@ def save(path: Path, nodes: Sequence[Any], tensors: dict[str, np.ndarray], input
 
 @pytest.fixture
 def colour_net(tmp_path: Path) -> MakeModel:
-    """A segmenter that labels a pixel by its strongest colour: logit of channel c = gain * value, at half resolution."""
+    """A segmenter that labels a pixel by its strongest colour: logit = gain * value, at half resolution."""
 
     def make(*, size: Any = 32, gain: float = 0.1, labels: int = 3, layout: str = "nchw", argmax: bool = False) -> Path:
         node = onnx.helper.make_node
