@@ -70,18 +70,19 @@ class SyntheticDataset:
         linear, depth, instance, cosine = self._render(index)
         rng = np.random.default_rng([self.seed, index, 5])
         if self.noise:
-            depth = noisy_depth(depth, cosine, self.apartment.class_of_instance[instance] == _WINDOW, rng)
+            glass = self.apartment.class_of_instance[instance] == _WINDOW
+            depth = noisy_depth(depth, cosine, glass, rng)
         rgb = noisy_colour(linear, rng, self.noise)
         return RGBDFrame(rgb, depth.copy(), self.camera, self.poses[index].copy(), EPOCH_NS + index * PERIOD_NS)
 
     def labels(self, i: int) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
-        """Class index into ``class_names`` (255 = nothing) and instance id (0 = nothing) of frame ``i``, (H, W) each."""
+        """Class index into ``class_names`` (255: nothing) and instance id (0: nothing), (H, W) each, of frame ``i``."""
         instance = self._render(range(len(self))[i])[2]
         return self.apartment.class_of_instance[instance], instance.astype(np.uint16)
 
     def exact_depth_m(self, i: int) -> NDArray[np.float32]:
         """(H, W) depth of frame ``i`` without sensor noise, metres."""
-        return self._render(range(len(self))[i])[1].copy()
+        return np.array(self._render(range(len(self))[i])[1])
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from geopurify_core.datasets.synthetic.furniture import Piece, _doors, _on_top
 from geopurify_core.datasets.synthetic.looks import Looks
-from geopurify_core.datasets.synthetic.shapes import Part, bar, blob, box, rod, rotation_x, slab
+from geopurify_core.datasets.synthetic.shapes import Material, Part, bar, blob, box, rod, rotation_x, slab
 
 _DEPTH = 0.6  # kitchen units
 
@@ -89,8 +89,7 @@ def _microwave(at: tuple[float, float, float], looks: Looks) -> Piece:
     return Piece("microwave", [*parts, box((x + 0.11, y - 0.19, z + 0.04), (x + 0.125, y - 0.16, z + 0.24), body)])
 
 
-def _wall_cabinet(w: float, y1: float, looks: Looks, front: object) -> Piece:
-    m = front if hasattr(front, "row") else looks.front()
+def _wall_cabinet(w: float, y1: float, looks: Looks, m: Material) -> Piece:
     parts = [
         box((-w / 2, y1 - 0.33, 1.45), (w / 2, y1, 2.1), m),
         *_doors(w, y1 - 0.33, 1.45, 2.1, max(3, round(w / 0.55)), m, looks.metal()),
@@ -185,13 +184,13 @@ def bathtub(rng: np.random.Generator, looks: Looks) -> list[Piece]:
     return [Piece("bathtub", parts + shower), Piece("shower curtain", [*cloth, rail])]
 
 
-def _folds(x0: float, x1: float, y: float, z0: float, z1: float, m: object, rng: np.random.Generator) -> list[Part]:
+def _folds(x0: float, x1: float, y: float, z0: float, z1: float, m: Material, rng: np.random.Generator) -> list[Part]:
     """Hanging cloth: overlapping upright cylinders of alternating depth."""
     count = max(4, int((x1 - x0) / 0.075))
     step, parts = (x1 - x0) / count, []
     for i in range(count):
         offset = 0.018 if i % 2 else -0.018
-        parts.append(rod((x0 + (i + 0.5) * step, y + offset, z0), step * 0.62, z1 - z0, m, 0.03 + rng.uniform(0, 0.01)))  # type: ignore[arg-type]
+        parts.append(rod((x0 + (i + 0.5) * step, y + offset, z0), step * 0.62, z1 - z0, m, 0.03 + rng.uniform(0, 0.01)))
     return parts
 
 

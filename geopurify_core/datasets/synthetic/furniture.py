@@ -1,11 +1,12 @@
 """Furniture of living rooms, bedrooms and studies, built from boxes, cylinders and ellipsoids.
 
-Each builder returns the pieces it consists of, main piece first, standing on z = 0 around x = y = 0 with the back at +y.
+Each builder returns the pieces it consists of, main piece first, standing on z = 0 around x = y = 0, the back at +y.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -322,7 +323,7 @@ def bookshelf(rng: np.random.Generator, looks: Looks) -> list[Piece]:
     levels = np.linspace(0.06, h, int(rng.integers(5, 7)))
     for z in levels:
         parts.append(box((-w / 2, -d / 2, z - 0.03), (w / 2, d / 2, z), m))
-    for z0, z1 in zip(levels[:-1], levels[1:], strict=True):
+    for z0, z1 in pairwise(levels):
         top = z0 + min(rng.uniform(0.2, 0.27), z1 - z0 - 0.06)
         left, right = (
             sorted(rng.uniform(-w / 2 + 0.04, w / 2 - 0.04, 2))

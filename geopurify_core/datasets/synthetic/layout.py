@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from geopurify_core.datasets.synthetic import fixtures, furniture
 from geopurify_core.datasets.synthetic.furniture import Piece
 from geopurify_core.datasets.synthetic.looks import Looks
-from geopurify_core.datasets.synthetic.shapes import Material, bounds, box, moved, rod, rotation_z
+from geopurify_core.datasets.synthetic.shapes import Material, Part, bounds, box, moved, rod, rotation_z
 
 HEIGHT_M = 2.5
 HALF_WALL_M = 0.06
@@ -67,7 +67,7 @@ def floor_plan(rng: np.random.Generator) -> tuple[list[Room], list[Door]]:
         [("bedroom", bedroom), ("bathroom", bath), ("study", width - bath - bedroom)],
     ]
     for row in rows:
-        rng.shuffle(row)  # type: ignore[arg-type]
+        rng.shuffle(row)
     if rng.uniform() < 0.5:
         rows.reverse()
     depths = [rng.uniform(4.2, 4.8) if len(row) == 2 else rng.uniform(3.4, 3.9) for row in rows]
@@ -238,7 +238,7 @@ def desk_set(rng: np.random.Generator, looks: Looks) -> list[Piece]:
 def bed_set(rng: np.random.Generator, looks: Looks) -> list[Piece]:
     """A bed with a nightstand on one side."""
     pieces = furniture.bed(rng, looks)
-    low, high = bounds(pieces[0].parts)
+    _, high = bounds(pieces[0].parts)
     stand = _placed(furniture.nightstand(rng, looks), np.array([high[0] + 0.27, high[1] - 0.22, 0]), 0.0)
     return pieces + stand if rng.uniform() < 0.7 else pieces
 
@@ -299,37 +299,43 @@ def shell(room: Room, doors: list[Door], rng: np.random.Generator, looks: Looks)
         ways = [d for d in doors if d.along_x == (along == 0) and abs(d.center_m[1 - along] - position) < 2 * edge]
         gaps = [d.center_m[along] for d in ways if start < d.center_m[along] < end]
         inward = -1.0 if side in (_NORTH, _EAST) else 1.0
-        walls.append(Piece("wall", _wall(along, position, inward, start, end, gaps, paint, skirting)))
+        walls.append(Piece("wall", _wall(_WallLine(along, float(position), inward), start, end, gaps, paint, skirting)))
     x, y = room.middle + rng.uniform(-0.4, 0.4, 2)
     glow = Material((1.0, 0.98, 0.92), None, 0, 1.0, 0.0, 1.2)
     lamp = Piece("lamp", [rod((x, y, HEIGHT_M - 0.08), rng.uniform(0.14, 0.22), 0.08, glow)])
     return [Piece("floor", [ground]), Piece("ceiling", [roof]), *walls, lamp]
 
 
-def _wall(
-    along: int,
-    position: float,
-    inward: float,
-    start: float,
-    end: float,
-    gaps: list[float],
-    paint: Material,
-    skirting: Material,
-) -> list:  # type: ignore[type-arg]
-    def piece(a: float, b: float, z0: float, z1: float, inner: float, material: Material):  # type: ignore[no-untyped-def]
-        p0, p1 = np.array([a, a, z0]), np.array([b, b, z1])
-        p0[1 - along], p1[1 - along] = position - inward * HALF_WALL_M, position + inward * inner
+@dataclass(frozen=True)
+class _WallLine:
+    """One wall seen from its room: axis it runs along, position across, direction into the room (±1)."""
+
+    along: int
+    position_m: float
+    inward: float
+
+    def block(self, a: float, b: float, z: tuple[float, float], proud_m: float, material: Material) -> Part:
+        """The wall from ``a`` to ``b``, standing ``proud_m`` out into the room."""
+        p0, p1 = np.array([a, a, z[0]]), np.array([b, b, z[1]])
+        p0[1 - self.along] = self.position_m - self.inward * HALF_WALL_M
+        p1[1 - self.along] = self.position_m + self.inward * proud_m
         return box(np.minimum(p0, p1), np.maximum(p0, p1), material)
 
+
+def _wall(
+    line: _WallLine, start: float, end: float, gaps: list[float], paint: Material, skirting: Material
+) -> list[Part]:
     parts, cursor = [], start
-    for gap in [*sorted(gaps), None]:
-        stop = end if gap is None else gap - DOOR_WIDTH_M / 2
-        parts.append(piece(cursor, stop, 0.0, HEIGHT_M, 0.0, paint))
-        parts.append(piece(cursor, stop, 0.0, 0.07, 0.012, skirting))
-        if gap is not None:
-            cursor = gap + DOOR_WIDTH_M / 2
-            parts.append(piece(stop, cursor, DOOR_HEIGHT_M, HEIGHT_M, 0.0, paint))
-    return parts
+    for gap in sorted(gaps):
+        left, right = gap - DOOR_WIDTH_M / 2, gap + DOOR_WIDTH_M / 2
+        parts += _solid(line, cursor, left, paint, skirting)
+        parts.append(line.block(left, right, (DOOR_HEIGHT_M, HEIGHT_M), 0.0, paint))
+        cursor = right
+    return parts + _solid(line, cursor, end, paint, skirting)
+
+
+def _solid(line: _WallLine, a: float, b: float, paint: Material, skirting: Material) -> list[Part]:
+    return [line.block(a, b, (0.0, HEIGHT_M), 0.0, paint), line.block(a, b, (0.0, 0.07), 0.012, skirting)]
 
 
 def hang_doors(rooms: list[Room], doors: list[Door], rng: np.random.Generator, looks: Looks) -> list[Piece]:

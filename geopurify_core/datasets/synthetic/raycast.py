@@ -1,9 +1,9 @@
 """A small ray caster: one primary ray and one shadow ray per pixel, on the CPU, without any graphics library.
 
-Every primitive is the unit box, cylinder or sphere under ``unit = A (p - c)`` with ``A = diag(1 / half) Rᵀ``; a ray keeps its
-parameter under that map, so with directions of unit z the parameter of the nearest hit is the depth. Two things make it
-fast: primitives are binned into image tiles by their projected corners and sorted by distance, and the light of a room only
-meets the furniture of that room.
+Every primitive is the unit box, cylinder or sphere under ``unit = A (p - c)`` with ``A = diag(1 / half) Rᵀ``; a ray
+keeps its parameter under that map, so with directions of unit z the parameter of the nearest hit is the depth. Two
+things make it fast: primitives are binned into image tiles by their projected corners and sorted by distance, and the
+light of a room only meets the furniture of that room.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from geopurify_core.datasets.synthetic.textures import surface_colour
+from geopurify_core.mapping.jit import compiled
 
-_JIT = {"cache": True, "fastmath": True, "nogil": True}
 _TILE = 16
 _NEAR_M = 0.03
 _FAR_M = 1e9
@@ -31,7 +30,8 @@ class Primitives:
         center_m: (P, 3); half_m: (P, 3); rotation: (P, 3, 3), columns are the primitive's axes in the map.
         instance: (P,) int64 instance id; room: (P,) int64 room whose light it blocks, -1 for none.
         materials: (P, 12) float32 rows of ``Material.row``.
-        rooms_m: (K, 6) low and high corner of each room; lights: (K, 7) position, colour, ambient share of each room's lamp.
+        rooms_m: (K, 6) low and high corner of each room.
+        lights: (K, 7) position, colour and ambient share of each room's lamp.
     """
 
     shape: NDArray[np.int64]
@@ -49,7 +49,7 @@ class Primitives:
         return np.ascontiguousarray(self.rotation.transpose(0, 2, 1) / self.half_m[:, :, None])
 
 
-@njit(inline="always", **_JIT)
+@compiled(contract=True, inline=True)
 def _hit_box(ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> float:
     ix, iy, iz = 1.0 / (dx + 1e-12), 1.0 / (dy + 1e-12), 1.0 / (dz + 1e-12)
     ax, bx = (-1.0 - ox) * ix, (1.0 - ox) * ix
@@ -60,7 +60,7 @@ def _hit_box(ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -
     return near if near <= far else _FAR_M
 
 
-@njit(inline="always", **_JIT)
+@compiled(contract=True, inline=True)
 def _hit_sphere(ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> float:
     a = dx * dx + dy * dy + dz * dz
     b = ox * dx + oy * dy + oz * dz
@@ -69,7 +69,7 @@ def _hit_sphere(ox: float, oy: float, oz: float, dx: float, dy: float, dz: float
     return (-b - np.sqrt(root)) / a if root > 0 else _FAR_M
 
 
-@njit(inline="always", **_JIT)
+@compiled(contract=True, inline=True)
 def _hit_cylinder(ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> float:
     a = dx * dx + dy * dy + 1e-14
     b = ox * dx + oy * dy
@@ -85,16 +85,16 @@ def _hit_cylinder(ox: float, oy: float, oz: float, dx: float, dy: float, dz: flo
     return near if near <= far else _FAR_M
 
 
-@njit(inline="always", **_JIT)
+@compiled(contract=True, inline=True)
 def _hit(shape: int, o: np.ndarray, dx: float, dy: float, dz: float) -> float:
     if shape == 0:
-        return _hit_box(o[0], o[1], o[2], dx, dy, dz)
+        return float(_hit_box(o[0], o[1], o[2], dx, dy, dz))
     if shape == 1:
-        return _hit_cylinder(o[0], o[1], o[2], dx, dy, dz)
-    return _hit_sphere(o[0], o[1], o[2], dx, dy, dz)
+        return float(_hit_cylinder(o[0], o[1], o[2], dx, dy, dz))
+    return float(_hit_sphere(o[0], o[1], o[2], dx, dy, dz))
 
 
-@njit(**_JIT)
+@compiled(contract=True)
 def _pixel_rectangle(corners: np.ndarray, k: np.ndarray, width: int, height: int, out: np.ndarray) -> None:
     """Tile rectangle (4,) that covers the projection of 8 camera-frame corners; an empty one when behind the camera."""
     u0, v0, u1, v1 = 1e9, 1e9, -1e9, -1e9
@@ -117,8 +117,10 @@ def _pixel_rectangle(corners: np.ndarray, k: np.ndarray, width: int, height: int
     out[3] = int(min(max(v1 + 1, 0.0), height - 1.0)) // _TILE + 1 if v1 >= 0 and v0 < height else 0
 
 
-@njit(**_JIT)
-def _bin(corners: np.ndarray, order: np.ndarray, k: np.ndarray, width: int, height: int) -> tuple:
+@compiled(contract=True)
+def _bin(
+    corners: np.ndarray, order: np.ndarray, k: np.ndarray, width: int, height: int
+) -> tuple[np.ndarray, np.ndarray, int]:
     columns, rows = (width + _TILE - 1) // _TILE, (height + _TILE - 1) // _TILE
     lists = np.empty((rows * columns, order.size), np.int32)
     counts = np.zeros(rows * columns, np.int32)
@@ -133,10 +135,11 @@ def _bin(corners: np.ndarray, order: np.ndarray, k: np.ndarray, width: int, heig
     return lists, counts, columns
 
 
-@njit(**_JIT)
+@compiled(contract=True)
 def _trace_depth(
     shape: np.ndarray, to_unit: np.ndarray, origin_unit: np.ndarray, near: np.ndarray,
-    lists: np.ndarray, counts: np.ndarray, columns: int, R: np.ndarray, k: np.ndarray, depth: np.ndarray, index: np.ndarray,
+    lists: np.ndarray, counts: np.ndarray, columns: int, R: np.ndarray, k: np.ndarray,
+    depth: np.ndarray, index: np.ndarray,
 ) -> None:  # fmt: skip
     height, width = depth.shape
     for v in range(height):
@@ -168,7 +171,7 @@ def _trace_depth(
             index[v, u] = which
 
 
-@njit(**_JIT)
+@compiled(contract=True)
 def _local_surface(shape: int, q: np.ndarray, half: np.ndarray, normal: np.ndarray, uv: np.ndarray) -> None:
     """Local normal (3,) and surface coordinates (2,), metres, of the unit-shape point ``q``."""
     normal[:] = 0.0
@@ -193,7 +196,7 @@ def _local_surface(shape: int, q: np.ndarray, half: np.ndarray, normal: np.ndarr
     uv[1] = q[1] * half[1] if axis == 2 else q[2] * half[2]
 
 
-@njit(**_JIT)
+@compiled(contract=True)
 def _in_shadow(
     light: np.ndarray, px: float, py: float, pz: float, own: int, members: np.ndarray,
     shape: np.ndarray, to_unit: np.ndarray, light_unit: np.ndarray, center: np.ndarray, radius: np.ndarray,
@@ -220,7 +223,7 @@ def _in_shadow(
     return False
 
 
-@njit(inline="always", **_JIT)
+@compiled(contract=True, inline=True)
 def _corner_shade(room: np.ndarray, px: float, py: float, pz: float, n: np.ndarray) -> float:
     """Ambient light left near the room's edges: each wall close by that the surface does not lie on takes some away."""
     shade = 1.0
@@ -232,7 +235,7 @@ def _corner_shade(room: np.ndarray, px: float, py: float, pz: float, n: np.ndarr
     return shade
 
 
-@njit(inline="always", **_JIT)
+@compiled(contract=True, inline=True)
 def _find_room(rooms: np.ndarray, px: float, py: float, dx: float, dy: float) -> int:
     best, distance = 0, 1e9
     x, y = px - 0.02 * dx, py - 0.02 * dy
@@ -243,58 +246,78 @@ def _find_room(rooms: np.ndarray, px: float, py: float, dx: float, dy: float) ->
     return best
 
 
-@njit(**_JIT)
+@compiled(contract=True)
+def _light_on(
+    light: np.ndarray, light_unit: np.ndarray, members: np.ndarray, own: int, point: np.ndarray, n: np.ndarray,
+    d: np.ndarray, shape: np.ndarray, to_unit: np.ndarray, center: np.ndarray, radius: np.ndarray,
+) -> tuple[float, float]:  # fmt: skip
+    """Diffuse and mirrored share of the lamp's light at ``point`` with normal ``n`` seen along the ray ``d``."""
+    lx, ly, lz = light[0] - point[0], light[1] - point[1], light[2] - point[2]
+    distance = np.sqrt(lx * lx + ly * ly + lz * lz) + 1e-6
+    facing = (n[0] * lx + n[1] * ly + n[2] * lz) / distance
+    if facing <= 0:
+        return 0.0, 0.0
+    if _in_shadow(light, point[0], point[1], point[2], own, members, shape, to_unit, light_unit, center, radius):
+        return 0.0, 0.0
+    mirror = 2 * facing * (n[0] * d[0] + n[1] * d[1] + n[2] * d[2])
+    along = (lx * d[0] + ly * d[1] + lz * d[2]) / distance - mirror
+    return facing * 3.2 / (0.8 + 0.4 * distance * distance), max(0.0, along) ** 24
+
+
+@compiled(contract=True)
+def _surface_at(
+    p: int, point: np.ndarray, shape: np.ndarray, center: np.ndarray, half: np.ndarray, rotation: np.ndarray,
+    to_unit: np.ndarray, n: np.ndarray, uv: np.ndarray,
+) -> None:  # fmt: skip
+    """Normal (3,) in the map and surface coordinates (2,) of a map-frame point on primitive ``p``."""
+    q, local = np.empty(3), np.empty(3)
+    for i in range(3):
+        q[i] = 0.0
+        for j in range(3):
+            q[i] += to_unit[p, i, j] * (point[j] - center[p, j])
+    _local_surface(shape[p], q, half[p], local, uv)
+    for i in range(3):
+        n[i] = rotation[p, i, 0] * local[0] + rotation[p, i, 1] * local[1] + rotation[p, i, 2] * local[2]
+
+
+@compiled(contract=True)
 def _shade(
-    shape: np.ndarray, center: np.ndarray, half: np.ndarray, rotation: np.ndarray, to_unit: np.ndarray, materials: np.ndarray,
-    rooms: np.ndarray, lights: np.ndarray, light_unit: np.ndarray, members: np.ndarray, starts: np.ndarray, radius: np.ndarray,
-    origin: np.ndarray, R: np.ndarray, k: np.ndarray, depth: np.ndarray, index: np.ndarray, rgb: np.ndarray, cosine: np.ndarray,
+    shape: np.ndarray, center: np.ndarray, half: np.ndarray, rotation: np.ndarray, to_unit: np.ndarray,
+    materials: np.ndarray, rooms: np.ndarray, lights: np.ndarray, light_unit: np.ndarray, members: np.ndarray,
+    starts: np.ndarray, radius: np.ndarray, origin: np.ndarray, R: np.ndarray, k: np.ndarray,
+    depth: np.ndarray, index: np.ndarray, rgb: np.ndarray, cosine: np.ndarray,
 ) -> None:  # fmt: skip
     height, width = depth.shape
-    q, local, n, uv = np.empty(3), np.empty(3), np.empty(3), np.empty(2)
-    colour, d, point = np.empty(3), np.empty(3), np.empty(3)
+    n, uv, colour, d, point = np.empty(3), np.empty(2), np.empty(3), np.empty(3), np.empty(3)
     for v in range(height):
         for u in range(width):
             p = index[v, u]
             if p < 0:
                 continue
-            x, y, t = (u - k[2]) / k[0], (v - k[3]) / k[1], depth[v, u]
+            x, y = (u - k[2]) / k[0], (v - k[3]) / k[1]
+            size = np.sqrt(x * x + y * y + 1.0)
             for i in range(3):
-                d[i] = R[i, 0] * x + R[i, 1] * y + R[i, 2]
-                point[i] = origin[i] + t * d[i]
-            for i in range(3):
-                q[i] = 0.0
-                for j in range(3):
-                    q[i] += to_unit[p, i, j] * (point[j] - center[p, j])
-            _local_surface(shape[p], q, half[p], local, uv)
-            for i in range(3):
-                n[i] = rotation[p, i, 0] * local[0] + rotation[p, i, 1] * local[1] + rotation[p, i, 2] * local[2]
-            size = np.sqrt(d[0] ** 2 + d[1] ** 2 + d[2] ** 2)
-            cosine[v, u] = abs(n[0] * d[0] + n[1] * d[1] + n[2] * d[2]) / size
+                d[i] = (R[i, 0] * x + R[i, 1] * y + R[i, 2]) / size
+                point[i] = origin[i] + depth[v, u] * size * d[i]
+            _surface_at(p, point, shape, center, half, rotation, to_unit, n, uv)
+            cosine[v, u] = abs(n[0] * d[0] + n[1] * d[1] + n[2] * d[2])
             material = materials[p]
             surface_colour(material, uv[0], uv[1], colour)
-            room = _find_room(rooms, point[0], point[1], d[0] / size, d[1] / size)
-            light = lights[room]
-            lx, ly, lz = light[0] - point[0], light[1] - point[1], light[2] - point[2]
-            distance = np.sqrt(lx * lx + ly * ly + lz * lz) + 1e-6
-            facing = (n[0] * lx + n[1] * ly + n[2] * lz) / distance
-            direct, shine = 0.0, 0.0
-            if facing > 0 and not _in_shadow(
-                light, point[0], point[1], point[2], p, members[starts[room] : starts[room + 1]],
-                shape, to_unit, light_unit[room], center, radius,
-            ):  # fmt: skip
-                direct = facing * 3.2 / (0.8 + 0.4 * distance * distance)
-                mirror = 2 * facing * (n[0] * d[0] + n[1] * d[1] + n[2] * d[2]) / size
-                along = -(mirror - (lx * d[0] + ly * d[1] + lz * d[2]) / (distance * size))
-                shine = material[8] * max(0.0, along) ** 24
+            room = _find_room(rooms, point[0], point[1], d[0], d[1])
+            light, casters = lights[room], members[starts[room] : starts[room + 1]]
+            direct, shine = _light_on(
+                light, light_unit[room], casters, p, point, n, d, shape, to_unit, center, radius
+            )  # fmt: skip
             ambient = light[6] * (0.75 + 0.25 * n[2]) * _corner_shade(rooms[room], point[0], point[1], point[2], n)
             for c in range(3):
-                rgb[v, u, c] = colour[c] * (light[3 + c] * direct + ambient + material[9]) + shine
+                rgb[v, u, c] = colour[c] * (light[3 + c] * direct + ambient + material[9]) + material[8] * shine
 
 
 def _box_corners(scene: Primitives) -> NDArray[np.float64]:
     signs = np.array([[(-1) ** (i >> b & 1) for b in range(3)] for i in range(8)], dtype=np.float64)
     local = scene.half_m[:, None, :] * signs[None]
-    return scene.center_m[:, None, :] + np.einsum("pij,pkj->pki", scene.rotation, local)
+    corners: NDArray[np.float64] = scene.center_m[:, None, :] + np.einsum("pij,pkj->pki", scene.rotation, local)
+    return corners
 
 
 class RayCaster:

@@ -1,7 +1,7 @@
 """What a structured-light camera makes of a perfect image: noise, steps, holes, and a limited range.
 
-Noise grows with the square of the range (Khoshelham and Elberink, "Accuracy and resolution of Kinect depth data", Sensors
-2012: about 1.4e-3 z² metres for the deviation and 2.8e-3 z² for the step between disparities).
+Noise grows with the square of the range (Khoshelham and Elberink, "Accuracy and resolution of Kinect depth data",
+Sensors 2012: about 1.4e-3 z² metres for the deviation and 2.8e-3 z² for the step between disparities).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def noisy_depth(
     grazing = cosine < _GRAZING_COS + 0.06 * rng.standard_normal(shape)
     holes = _blobs(rng, shape, 0.01) | (glass & _blobs(rng, shape, 0.5))
     keep = (noisy > MIN_RANGE_M) & (noisy < MAX_RANGE_M) & ~edge & ~grazing & ~holes
-    return np.where(keep, noisy, 0.0).astype(np.float32)
+    return np.asarray(np.where(keep, noisy, 0.0), dtype=np.float32)
 
 
 def noisy_colour(linear: NDArray[np.float32], rng: np.random.Generator, noise: bool) -> NDArray[np.uint8]:
@@ -60,4 +60,4 @@ def noisy_colour(linear: NDArray[np.float32], rng: np.random.Generator, noise: b
     encoded = 255 * np.clip(image, 0, 1) ** (1 / 2.2)
     if noise:
         encoded = encoded + rng.standard_normal(encoded.shape, dtype=np.float32) * 2.5
-    return np.clip(encoded + 0.5, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(encoded + 0.5, 0, 255), dtype=np.uint8)

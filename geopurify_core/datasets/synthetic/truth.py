@@ -74,4 +74,5 @@ class SurfaceLabels:
     def instance(self, points_m: NDArray[np.floating], max_distance_m: float) -> NDArray[np.int64]:
         """(N,) instance id of the nearest surface of (N, 3) points; 0 beyond ``max_distance_m``."""
         _, nearest = self._tree.query(np.asarray(points_m, dtype=np.float64), distance_upper_bound=max_distance_m)
-        return np.append(self._owner, 0)[nearest]
+        owners: NDArray[np.int64] = np.append(self._owner, 0)[nearest]
+        return owners

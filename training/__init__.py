@@ -1,0 +1,1 @@
+"""Offline training; depends on the core, never on ROS."""
