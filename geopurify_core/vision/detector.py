@@ -221,12 +221,14 @@ class DetectorBackbone:
         names = [info.name for info in self._runtime.outputs]
         boxes = tensors[names.index(spec.boxes) if spec.boxes else 0].reshape(-1, 4)
         scores = tensors[names.index(spec.scores) if spec.scores else 1]
-        scores = scores[0] if scores.ndim == 3 or (scores.ndim == 2 and scores.shape[0] == 1 != len(boxes)) else scores
-        if scores.ndim == 1:
-            classes = (
-                tensors[names.index(spec.classes) if spec.classes else 2].ravel().astype(np.int64) - spec.first_class
+        if scores.size == len(boxes) and (spec.classes or len(tensors) > 2):
+            classes = tensors[names.index(spec.classes) if spec.classes else 2].ravel().astype(np.int64)
+            scores = _one_label(scores.ravel(), classes - spec.first_class, len(self.labels.names))
+        if scores.shape[-2:-1] != (len(boxes),):
+            raise BackboneError(
+                "model.output", scores.shape, f"Scores must be ({len(boxes)},) or ({len(boxes)}, labels)."
             )
-            scores = _one_label(scores, classes, len(self.labels.names))
+        scores = scores.reshape(len(boxes), scores.shape[-1])
         if spec.box_format == "yxyx":
             boxes = boxes[:, [1, 0, 3, 2]]
         elif spec.box_format == "cxcywh":
@@ -262,6 +264,8 @@ class DetectorBackbone:
 
 def _one_label(scores: Array, classes: NDArray[np.int64], count: int) -> Array:
     """(n, L) scores from one score and class number for each box; slots of an unknown class score 0."""
+    if len(classes) != len(scores):
+        raise BackboneError("model.output", len(classes), f"There are {len(scores)} scores but {len(classes)} classes.")
     table = np.zeros((len(scores), count), dtype=np.float32)
     known = np.flatnonzero((classes >= 0) & (classes < count))
     table[known, classes[known]] = scores[known]

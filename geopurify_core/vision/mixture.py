@@ -32,7 +32,7 @@ class VectorMixture:
     def feature_map(self) -> FeatureMap:
         """The product of the factors."""
         height, width, count = self.weights.shape
-        rows = self.weights.reshape(-1, count) @ self.vectors
+        rows = self.weights.reshape(height * width, count) @ self.vectors
         return FeatureMap.from_rows(rows.reshape(height, width, -1), self.confidence)
 
 
