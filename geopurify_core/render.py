@@ -17,6 +17,7 @@ _NOTHING = -1
 _MAX_PIXELS = 4000
 _EDGE_M = 0.30
 _LIGHT = np.array([-0.35, 0.25, 0.9])
+_MIN_NEIGHBOURS = 5
 HEADROOM_M = 2.1
 
 
@@ -152,3 +153,30 @@ def facing_viewer(normals: NDArray[np.floating], view: View, threshold: float = 
     """(n,) mask without surfaces that turn their back: seen from outside, a room loses its near walls."""
     mask: NDArray[np.bool_] = np.asarray(normals, dtype=np.float64) @ view.R_view_map[2] > threshold
     return mask
+
+
+def without_specks(coords: NDArray[np.int32], shown: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """``shown`` (n,) less the voxels that have fewer than five shown ones among their 26 neighbours.
+
+    Normals are noisy: on a wall that turns its back a few voxels always seem to face the viewer, and would hang in the
+    air.
+    """
+    grid = coords[shown].astype(np.int64)
+    if not len(grid):
+        return shown
+    grid -= grid.min(axis=0) - 1
+    sides = grid.max(axis=0) + 2
+    keys = (grid[:, 0] * sides[1] + grid[:, 1]) * sides[2] + grid[:, 2]
+    order = np.argsort(keys)
+    keys = keys[order]
+    neighbours = np.zeros(len(keys), dtype=np.int8)
+    for offset in np.ndindex(3, 3, 3):
+        if offset == (1, 1, 1):
+            continue
+        x, y, z = np.array(offset) - 1
+        wanted = keys + (x * sides[1] + y) * sides[2] + z
+        place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+        neighbours += keys[place] == wanted
+    kept: NDArray[np.bool_] = np.array(shown)
+    kept[np.flatnonzero(shown)[order[neighbours < _MIN_NEIGHBOURS]]] = False
+    return kept

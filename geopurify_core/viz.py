@@ -15,7 +15,7 @@ from geopurify_core.errors import GeoPurifyError, QueryError
 from geopurify_core.geometry import box_corners_m, estimate_up, unit_up
 from geopurify_core.mapping.snapshot import MapSnapshot
 from geopurify_core.querying.results import DetectedObject, QueryResult
-from geopurify_core.render import Raster, View, below_ceiling, facing_viewer, paint, rasterise
+from geopurify_core.render import Raster, View, below_ceiling, facing_viewer, paint, rasterise, without_specks
 
 log = logging.getLogger(__name__)
 
@@ -93,10 +93,7 @@ def draw_query(
     count = f"{len(result.objects)} object{'s' * (len(result.objects) != 1)}"
     facts = f"{count} · {len(snapshot):,} voxels of {snapshot.voxel_size_m * 100:g} cm · frame “{snapshot.frame_id}”"
     direction = estimate_up(snapshot) if up is None else unit_up(up)
-    interest = np.full(len(snapshot), 0.2)
-    for rank, found in enumerate(objects):
-        interest[found.voxels] = 1.0 / (1 + rank)
-    panels = _panels(snapshot, direction, interest)
+    panels = _panels(snapshot, direction, _interest(len(snapshot), objects))
     rows = max(1, -(-len(objects) // _COLUMNS))
     figure, axes = _figure(panels, title, facts, footer_in=_ROW_IN * rows + 0.15)
     low, high = _heat_range(result)
@@ -109,6 +106,15 @@ def draw_query(
     _list_objects(figure, objects)
     _scale(figure, low, high)
     _save(figure, path)
+
+
+def _interest(count: int, objects: tuple[DetectedObject, ...]) -> NDArray[np.float64]:
+    """(count,) how much each voxel deserves to be seen: two thirds for the objects, best first, one third for the rest."""
+    wanted = np.zeros(count)
+    for rank, found in enumerate(objects):
+        wanted[found.voxels] = 1.0 / (1 + rank) / max(len(found.voxels), 1)
+    total: NDArray[np.float64] = 2 * wanted / max(float(wanted.sum()), 1e-12) + 1 / count
+    return total
 
 
 def _panels(snapshot: MapSnapshot, up: NDArray[np.float64], interest: NDArray[np.float64]) -> list[_Panel]:
@@ -128,7 +134,8 @@ def _panels(snapshot: MapSnapshot, up: NDArray[np.float64], interest: NDArray[np
     top = View.top(up)
     views = [(top, np.flatnonzero(open_above))]
     if best is not None:
-        views.append((best[1], np.flatnonzero(open_above & facing_viewer(normals, best[1]))))
+        facing = open_above & facing_viewer(normals, best[1])
+        views.append((best[1], np.flatnonzero(without_specks(snapshot.coords, facing))))
     return [_Panel(view, shown, rasterise(centers[shown], view, snapshot.voxel_size_m)) for view, shown in views]
 
 
