@@ -234,10 +234,7 @@ def main() -> None:
         out / "train", FIRST_TRAINING_SEED, recipe.apartments, recipe.views, recipe.wild, arguments["processes"]
     )
     net = train(recipe, views, out / arguments["run"])
-    from training.nano_export import export
-
-    path = export(net, recipe, out / arguments["run"])
-    log.info("%d parameters, weights in %s; score them with python -m training.nano_eval", count_parameters(net), path)
+    log.info("%d parameters; next: python -m training.nano_export %s", count_parameters(net), out / arguments["run"])
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from geopurify_core.vision.nano import NanoBackbone
 from training.nano_text import class_prompts
 from training.nano_views import NOTHING, VALIDATION_SEEDS, Views, apartment_views, render_views
 
+VIEWS_PER_APARTMENT = 12
 Labelled = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 
@@ -74,6 +75,11 @@ def procedural(views: Views) -> Iterator[Labelled]:
         yield np.asarray(rgb), _to_scannet20(np.asarray(kind))
 
 
+def validation_views(folder: Path) -> Views:
+    """The held-out apartments, rendered into ``folder`` where they are not there yet."""
+    return render_views(folder, VALIDATION_SEEDS.start, len(VALIDATION_SEEDS), VIEWS_PER_APARTMENT, 0.0)
+
+
 def held_out_room(seed: int, count: int) -> Iterator[Labelled]:
     """A few views of one validation apartment, without touching the disk."""
     return procedural(Views(*apartment_views(seed, count, 0.0)))
@@ -120,7 +126,7 @@ def main() -> None:
     parser.add_argument("--views", type=Path, default=Path("out/nano/validation"))
     parser.add_argument("--real", type=Path, default=None, help="folder with labelled real pictures")
     arguments = parser.parse_args()
-    views = render_views(arguments.views, VALIDATION_SEEDS.start, len(VALIDATION_SEEDS), 12, 0.0)
+    views = validation_views(arguments.views)
     print(json.dumps(scores(NanoBackbone(arguments.weights), views, arguments.real), indent=1))
 
 

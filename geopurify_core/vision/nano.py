@@ -95,7 +95,7 @@ def prepare(rgb: NDArray[np.uint8]) -> torch.Tensor:
 
     from geopurify_core.vision.nano_net import MEAN, STD
 
-    x = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)[None].float()
+    x = torch.from_numpy(np.require(rgb, requirements=["C", "W"])).permute(2, 0, 1)[None].float()
     size = working_size(rgb.shape[0], rgb.shape[1])
     if x.shape[2:] != size:
         x = interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)

@@ -90,7 +90,7 @@ class NanoNet(nn.Module):
             x = stage(x)
             levels.append(x)
         scene = self.scene(levels[-1].mean(dim=(2, 3)))[:, :, None, None]
-        y = self.smooth[-1](self.lateral[-1](levels[-1]) + scene)
+        y: Tensor = self.smooth[-1](self.lateral[-1](levels[-1]) + scene)
         for i in range(len(levels) - 2, -1, -1):
             up = F.interpolate(y, size=levels[i].shape[2:], mode="bilinear", align_corners=False)
             y = self.smooth[i](self.lateral[i](levels[i]) + up)
