@@ -50,8 +50,11 @@ def until(condition: Callable[[], Any], what: str, timeout_s: float = 15.0) -> N
 class Process:
     """A node in its own process; always ended, its output kept."""
 
-    def __init__(self, module: str, env: dict[str, str], log: Path, **parameters: Any) -> None:
+    def __init__(
+        self, module: str, env: dict[str, str], log: Path, remap: dict[str, str] | None = None, **parameters: Any
+    ) -> None:
         arguments = [item for key, value in parameters.items() for item in ("-p", f"{key.replace('__', '.')}:={value}")]
+        arguments += [item for old, new in (remap or {}).items() for item in ("-r", f"{old}:={new}")]
         self.log = log
         self._file = open(log, "wb")  # noqa: SIM115  (open as long as the process)
         self._process = subprocess.Popen(
