@@ -72,7 +72,7 @@ class VisibilityConfig:
     splat_px: int = field(default=0)
 
 
-_MAX_SPLAT_PX = 16
+_MIN_SPLAT_PX, _MAX_SPLAT_PX = 2, 16
 
 
 def visible_points(
@@ -99,9 +99,9 @@ def visible_points(
 
 
 def _spacing(nearest: NDArray[np.float64]) -> int:
-    """Half the typical distance between hit pixels, rounded up."""
+    """The typical distance between hit pixels, rounded up; never one, as what is near is often sparser than that."""
     hit = int(np.isfinite(nearest).sum())
-    return int(min(_MAX_SPLAT_PX, np.ceil(0.5 * np.sqrt(nearest.size / hit))))
+    return int(np.clip(np.ceil(np.sqrt(nearest.size / hit)), _MIN_SPLAT_PX, _MAX_SPLAT_PX))
 
 
 def fuse_points(
