@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,8 @@ def write_cloud(
     except OSError as error:
         raise InvalidConfigError("cloud file", str(path), f"It cannot be written: {error.strerror}.") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def to_points(
@@ -117,9 +119,10 @@ def _pcd_header(points: NDArray[np.void], names: Sequence[str]) -> tuple[str, ND
         points[name].astype(np.uint32) << shift for name, shift in (("red", 16), ("green", 8), ("blue", 0))
     )
     comments = [f"# label {index} {_one_line(name)}" for index, name in enumerate(names)]
+    fields = [f"normal_{name[1]}" if name in ("nx", "ny", "nz") else name for name in (*kept, "rgb")]
     types = ["I" if name == "label" else "F" for name in (*kept, "rgb")]
     lines = [
-        "# .PCD v0.7 - Point Cloud Data file format", *comments, "VERSION 0.7", f"FIELDS {' '.join((*kept, 'rgb'))}",
+        "# .PCD v0.7 - Point Cloud Data file format", *comments, "VERSION 0.7", f"FIELDS {' '.join(fields)}",
         f"SIZE {' '.join('4' for _ in types)}", f"TYPE {' '.join(types)}", f"COUNT {' '.join('1' for _ in types)}",
         f"WIDTH {len(points)}", "HEIGHT 1", "VIEWPOINT 0 0 0 1 0 0 0", f"POINTS {len(points)}", "DATA binary",
     ]  # fmt: skip

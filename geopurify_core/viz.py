@@ -109,7 +109,7 @@ def draw_query(
 
 
 def _interest(count: int, objects: tuple[DetectedObject, ...]) -> NDArray[np.float64]:
-    """(count,) how much each voxel deserves to be seen: two thirds for the objects, best first, one third for the rest."""
+    """(count,) how much each voxel deserves to be seen: two thirds for the objects, one third for the rest."""
     wanted = np.zeros(count)
     for rank, found in enumerate(objects):
         wanted[found.voxels] = 1.0 / (1 + rank) / max(len(found.voxels), 1)
@@ -135,7 +135,8 @@ def _panels(snapshot: MapSnapshot, up: NDArray[np.float64], interest: NDArray[np
     views = [(top, np.flatnonzero(open_above))]
     if best is not None:
         facing = open_above & facing_viewer(normals, best[1])
-        views.append((best[1], np.flatnonzero(without_specks(snapshot.coords, facing))))
+        clean = without_specks(snapshot.coords, facing)
+        views.append((best[1], np.flatnonzero(clean if clean.any() else facing)))
     return [_Panel(view, shown, rasterise(centers[shown], view, snapshot.voxel_size_m)) for view, shown in views]
 
 
