@@ -10,7 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +53,7 @@ class MiniLM:
         self._heads = int(self._config["num_attention_heads"])
         self._epsilon = np.float32(self._config["layer_norm_eps"])
         self.dim = int(self._config["hidden_size"])
+        self._one_thread = _one_blas_thread()
 
     def token_ids(self, text: str) -> list[int]:
         """WordPiece ids with [CLS] and [SEP], truncated to the model's window."""
@@ -56,6 +61,10 @@ class MiniLM:
 
     def embed(self, token_ids: list[int]) -> Array:
         """(dim,) float32 unit-norm sentence embedding: the mean over the last layer's tokens."""
+        with self._one_thread():
+            return self._embed(token_ids)
+
+    def _embed(self, token_ids: list[int]) -> Array:
         tables = "embeddings.{}_embeddings.weight"
         x = (
             self._weights[tables.format("word")][token_ids]
@@ -125,6 +134,19 @@ def _max_tokens(folder: Path) -> int:
     except (OSError, ValueError):
         return 256
     return int(settings.get("max_seq_length", 256))
+
+
+def _one_blas_thread() -> Callable[[], AbstractContextManager[Any]]:
+    """A context in which matrix products stay on the calling thread.
+
+    A handful of tokens is too little to share: on a busy machine waiting for the second thread takes longer than the
+    product (measured at load 3 per core: nine of ten texts within 24 ms instead of 146 ms).
+    """
+    try:
+        from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped,unused-ignore]
+    except ImportError:
+        return nullcontext
+    return partial(ThreadpoolController().limit, limits=1, user_api="blas")
 
 
 def _gelu(x: Array) -> Array:
