@@ -23,11 +23,12 @@ HAVE_NUMBA = importlib.util.find_spec("numba") is not None
 _MAX_THREADS = 8
 
 
-def compiled(*, contract: bool = False, inline: bool = False) -> Callable[[Function], Function]:
+def compiled(*, contract: bool = False, reassociate: bool = False, inline: bool = False) -> Callable[[Function], Function]:
     """Decorator: compile with numba, cached on disk where some folder is writable, unchanged where numba is absent.
 
     Args:
         contract: Allow multiply and add to fuse into one rounding. Off where results must equal numpy's bit for bit.
+        reassociate: Allow sums in any order as well, so that dot products use vector registers.
         inline: Dissolve it in its callers: passing arrays to a function costs more than a short loop.
     """
 
@@ -38,7 +39,7 @@ def compiled(*, contract: bool = False, inline: bool = False) -> Callable[[Funct
 
         options: dict[str, Any] = {
             "nogil": True,
-            "fastmath": {"contract"} if contract else False,
+            "fastmath": {"contract", "reassoc", "nsz"} if reassociate else {"contract"} if contract else False,
             "error_model": "numpy",
         }
         if inline:

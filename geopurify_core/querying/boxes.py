@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import ConvexHull, QhullError
 
+from geopurify_core.geometry import level_rotation
+
 _TRIM_PERCENT = 1.0
 _CUTS_PER_AXIS = 12
 _MAX_PARTS = 8
@@ -34,15 +36,6 @@ class Box:
         return float(np.prod(self.size_m))
 
 
-def upright_frame(up: NDArray[np.floating]) -> NDArray[np.float64]:
-    """(3, 3) rotation with ``up`` as third column and the first as near the map's x axis as possible (y if up is x)."""
-    z = np.asarray(up, dtype=np.float64) / np.linalg.norm(up)
-    reference = np.array([1.0, 0.0, 0.0]) if abs(z[0]) < 0.9 else np.array([0.0, 1.0, 0.0])
-    x = reference - (reference @ z) * z
-    x /= np.linalg.norm(x)
-    return np.stack([x, np.cross(z, x), z], axis=1)
-
-
 def axis_aligned_box(points_m: NDArray[np.floating], voxel_size_m: float) -> Box:
     """The box along the map's axes of voxel centres (n, 3), one percent trimmed from each end of each axis."""
     return _box_in_frame(np.asarray(points_m, dtype=np.float64), np.eye(3), 0.0, voxel_size_m)
@@ -51,7 +44,7 @@ def axis_aligned_box(points_m: NDArray[np.floating], voxel_size_m: float) -> Box
 def upright_box(points_m: NDArray[np.floating], up: NDArray[np.floating], voxel_size_m: float) -> Box:
     """The box of voxel centres (n, 3) that stands upright and whose footprint has the least area."""
     points = np.asarray(points_m, dtype=np.float64)
-    frame = upright_frame(up)
+    frame = level_rotation(up).T
     yaw = _least_area_yaw(points @ frame[:, :2])
     turn = np.array([[np.cos(yaw), -np.sin(yaw), 0.0], [np.sin(yaw), np.cos(yaw), 0.0], [0.0, 0.0, 1.0]])
     return _box_in_frame(points, frame @ turn, yaw, voxel_size_m)
@@ -89,11 +82,12 @@ def split_until_tight(
 ) -> list[NDArray[np.int64]]:
     """Cut a set of points where its box is mostly air, such as two walls that meet in a corner.
 
-    A box above ``min_volume_m3`` is cut across one of its axes where the two halves' boxes are smallest together, if they
-    need no more than ``gain`` of its volume; the halves are tried again. Returns index arrays, largest part first.
+    A box above ``min_volume_m3`` is cut across one of its axes where the two halves' boxes are smallest together, if
+    they need no more than ``gain`` of its volume; the halves are tried again. Returns index arrays, largest first.
     """
     points = np.asarray(points_m, dtype=np.float64)
-    open_parts, done = [np.arange(len(points))], []
+    open_parts = [np.arange(len(points))]
+    done: list[NDArray[np.int64]] = []
     while open_parts:
         part = open_parts.pop()
         cut = None

@@ -31,10 +31,14 @@ _LMS_TO_OKLAB = np.array(
     ]
 )
 _CHROMA_SOFTNESS = 0.012
-_LIGHT_SOFTNESS = 0.06
+_LIGHT_SOFTNESS = 0.1
+_TEXTURE_SHARE = 0.25
 _MAX_WHITE_GAIN = 1.25
 _WHITE_SHARE = 0.05
 _MIN_WHITE_VOXELS = 20
+_PREPOSITIONS = frozenset(
+    ("of", "in", "on", "at", "with", "without", "for", "to", "from", "by", "near", "under", "over", "behind", "beside")
+)
 _WORD = re.compile(r"[^\W\d_]+", re.UNICODE)
 
 
@@ -65,11 +69,13 @@ class ParsedText:
     Attributes:
         text: As asked.
         noun: What goes to the semantic score: the text without its colour words (never empty).
+        head: The word of it that names the thing: the last before a preposition.
         terms: The appearance words found, in order.
     """
 
     text: str
     noun: str
+    head: str
     terms: tuple[AppearanceTerm, ...]
 
 
@@ -92,9 +98,13 @@ def _term_from_row(row: dict[str, str]) -> AppearanceTerm:
     def pair(low: str, high: str) -> tuple[float, float] | None:
         return (float(row[low]), float(row[high])) if row[low] else None
 
-    hue = (float(row["hue_deg"]), float(row["hue_tol_deg"])) if row["hue_deg"] else (None, None)
     return AppearanceTerm(
-        row["term"], row["kind"], *hue, pair("chroma_lo", "chroma_hi"), pair("light_lo", "light_hi")
+        term=row["term"],
+        kind=row["kind"],
+        hue_deg=float(row["hue_deg"]) if row["hue_deg"] else None,
+        hue_tol_deg=float(row["hue_tol_deg"]) if row["hue_tol_deg"] else None,
+        chroma=pair("chroma_lo", "chroma_hi"),
+        light=pair("light_lo", "light_hi"),
     )
 
 
@@ -117,28 +127,33 @@ def parse_text(text: str) -> ParsedText:
         terms.append(term)
         if term.kind in ("material", "texture"):
             kept.append(word)
-    if not terms:
-        return ParsedText(text, text.strip(), ())
-    return ParsedText(text, " ".join(kept), tuple(terms))
+    noun = " ".join(kept) if terms else text.strip()
+    return ParsedText(text, noun, _head(kept) or noun, tuple(terms))
+
+
+def _head(words: list[str]) -> str:
+    """The last word before a preposition ("book" of "book on a table"), or nothing."""
+    end = next((index for index, word in enumerate(words) if index > 0 and word in _PREPOSITIONS), len(words))
+    return words[end - 1] if words else ""
 
 
 def _describes_something(following: list[str], known: dict[str, AppearanceTerm]) -> bool:
-    """Whether a noun follows: skip further appearance words and their "and"; "green or …" or "in red" has none."""
+    """Whether a noun follows: further appearance words and their "and" are skipped; "orange or …" has none."""
     for word in following:
         if word in known or word in ("and", "coloured", "colored"):
             continue
-        return word not in ("or", "of", "in", "on", "with", "the", "a", "an")
+        return word not in _PREPOSITIONS and word not in ("or", "the", "a", "an")
     return False
 
 
 def oklab(rgb: NDArray[np.uint8], white: NDArray[np.floating] | None = None) -> NDArray[np.float32]:
     """OKLab (N, 3) float32 of sRGB colours (N, 3) uint8, optionally relative to a linear white point (3,)."""
     value = np.arange(256) / 255.0
-    table = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+    table: NDArray[np.float64] = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
     linear = table[rgb]
     if white is not None:
         linear = linear / white
-    return (np.cbrt(linear @ _LINEAR_TO_LMS.T) @ _LMS_TO_OKLAB.T).astype(np.float32)
+    return np.asarray(np.cbrt(linear @ _LINEAR_TO_LMS.T) @ _LMS_TO_OKLAB.T, dtype=np.float32)
 
 
 def white_point(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -165,21 +180,21 @@ def membership(term: AppearanceTerm, lab: NDArray[np.floating]) -> NDArray[np.fl
         off = np.abs((hue - term.hue_deg + 180.0) % 360.0 - 180.0) / term.hue_tol_deg
         result *= np.exp(-0.5 * np.maximum(off - 0.5, 0.0) ** 2 * 4.0)
     if term.chroma is not None:
-        result *= _soft_range(chroma, term.chroma, _CHROMA_SOFTNESS, floor=0.0)
+        result *= _soft_range(chroma, term.chroma, _CHROMA_SOFTNESS)
     if term.light is not None:
-        result *= _soft_range(lab[:, 0], term.light, _LIGHT_SOFTNESS, floor=0.0)
+        result *= _soft_range(lab[:, 0], term.light, _LIGHT_SOFTNESS)
     return result.astype(np.float32)
 
 
-def _soft_range(
-    value: NDArray[np.floating], limits: tuple[float, float], softness: float, floor: float
-) -> NDArray[np.float64]:
-    """1 inside the limits, falling like a logistic outside; an end at ``floor`` is open."""
+def _soft_range(value: NDArray[np.floating], limits: tuple[float, float], softness: float) -> NDArray[np.float64]:
+    """1 inside the limits, falling like a logistic outside; a lower limit of 0 and an upper one of 1 are open."""
     low, high = limits
-    result = 1.0 / (1.0 + np.exp(np.clip((value - high) / softness, -40, 40)))
-    if low > floor:
-        result = result / (1.0 + np.exp(np.clip((low - value) / softness, -40, 40)))
-    return np.asarray(result, dtype=np.float64)
+    result = np.ones(len(value), dtype=np.float64)
+    if low > 0.0:
+        result /= 1.0 + np.exp((low - value) / softness)
+    if high < 1.0:
+        result /= 1.0 + np.exp((value - high) / softness)
+    return result
 
 
 def local_contrast(lab: NDArray[np.floating], coords: NDArray[np.int32]) -> NDArray[np.float32]:
@@ -202,7 +217,7 @@ def local_contrast(lab: NDArray[np.floating], coords: NDArray[np.int32]) -> NDAr
 
 
 class MapColours:
-    """The colours of one snapshot, made comparable once: OKLab relative to the map's white, and their local contrast."""
+    """The colours of one snapshot, made comparable once: OKLab relative to the map's white, and local contrast."""
 
     def __init__(self, rgb: NDArray[np.uint8], coords: NDArray[np.int32]) -> None:
         self._rgb = rgb
@@ -222,14 +237,14 @@ class MapColours:
         return rank
 
     def agreement(self, terms: tuple[AppearanceTerm, ...]) -> NDArray[np.float32]:
-        """(N,) in [0, 1]: a "dark red" thing is dark and red (geometric mean), a "red and white" one has either (most)."""
+        """(N,) in [0, 1]: a "dark red" thing is both (geometric mean), a "red and white" one has either (the most)."""
         parts = []
         colours = [membership(term, self.lab) for term in terms if term.kind == "colour"]
         if colours:
             parts.append(np.maximum.reduce(colours))
         for term in terms:
             if term.kind == "texture":
-                parts.append(self._texture_rank)
+                parts.append(1.0 - _TEXTURE_SHARE + _TEXTURE_SHARE * self._texture_rank)
             elif term.kind != "colour":
                 parts.append(membership(term, self.lab))
         if not parts:

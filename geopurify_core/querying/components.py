@@ -6,22 +6,24 @@ Both are 26-connected: voxels that share a face, an edge or a corner belong toge
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from geopurify_core.mapping.jit import compiled
 
 _HALF_RANGE = 1 << 20
 _EMPTY = np.int64(-1)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc]
-def _slot(key: np.int64, mask: np.int64) -> np.int64:
+@compiled()
+def _slot(key: Any, mask: Any) -> Any:
     mixed = np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)
     return np.int64(mixed >> np.uint64(24)) & mask
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc]
+@compiled()
 def _build_table(keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Open-addressing table of packed voxel keys, at most half full: (slot keys, slot rows)."""
     capacity = np.int64(16)
@@ -38,16 +40,16 @@ def _build_table(keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np
     return slot_keys, slot_rows
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc]
-def _find(parent: NDArray[np.int32], item: np.int32) -> np.int32:
+@compiled()
+def _find(parent: Any, item: Any) -> Any:
     while parent[item] != item:
         parent[item] = parent[parent[item]]
         item = parent[item]
     return item
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc]
-def _lookup(slot_keys: NDArray[np.int64], slot_rows: NDArray[np.int32], key: np.int64) -> np.int32:
+@compiled()
+def _lookup(slot_keys: Any, slot_rows: Any, key: Any) -> Any:
     mask = np.int64(len(slot_keys) - 1)
     at = _slot(key, mask)
     while slot_keys[at] != _EMPTY:
@@ -57,7 +59,7 @@ def _lookup(slot_keys: NDArray[np.int64], slot_rows: NDArray[np.int32], key: np.
     return np.int32(-1)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc]
+@compiled()
 def _label(keys: NDArray[np.int64], deltas: NDArray[np.int64]) -> NDArray[np.int32]:
     slot_keys, slot_rows = _build_table(keys)
     parent = np.arange(len(keys)).astype(np.int32)
@@ -110,6 +112,7 @@ class ScoreTree:
         level: (K,) float32, the threshold below which the node has merged into its parent (or the floor).
         mass: (K,) float64, excess of mass: sum over its voxels of how far they rise above ``level`` before it splits.
         extent: (K,) int32, the longest side of its bounding box, voxels.
+        count: (K,) int32, how many voxels it has at ``level``.
         node: (N,) int32, the smallest node that holds each voxel; −1 for voxels in none.
     """
 
@@ -117,6 +120,7 @@ class ScoreTree:
     level: NDArray[np.float32]
     mass: NDArray[np.float64]
     extent: NDArray[np.int32]
+    count: NDArray[np.int32]
     node: NDArray[np.int32]
 
 
@@ -136,13 +140,13 @@ def score_tree(
     HDBSCAN, Campello et al. 2013) with the score in the role of density.
     """
     order = np.argsort(-scores, kind="stable").astype(np.int32)
-    parent, level, mass, extent, node = _grow_tree(
+    parent, level, mass, extent, count, node = _grow_tree(
         pack(coords), coords, scores, order, _deltas(half=False), np.float32(floor), min_voxels, np.float32(min_rise)
     )
-    return ScoreTree(parent, level, mass, extent, node)
+    return ScoreTree(parent, level, mass, extent, count, node)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc]
+@compiled()
 def _touching_roots(key, deltas, slot_keys, slot_rows, root_of, out):  # type: ignore[no-untyped-def]
     """Distinct roots of the flooded pieces around a voxel, written to ``out``; returns how many."""
     found = 0
@@ -160,7 +164,7 @@ def _touching_roots(key, deltas, slot_keys, slot_rows, root_of, out):  # type: i
     return found
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc]
+@compiled()
 def _absorb(a, b, root_of, size, peak, total, box):  # type: ignore[no-untyped-def]
     """Hang piece ``b`` under piece ``a``."""
     root_of[b] = a
@@ -172,15 +176,16 @@ def _absorb(a, b, root_of, size, peak, total, box):  # type: ignore[no-untyped-d
         box[a, axis + 3] = max(box[a, axis + 3], box[b, axis + 3])
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc]
-def _close(k, threshold, root, size, total, box, level, mass, extent):  # type: ignore[no-untyped-def]
+@compiled()
+def _close(k, threshold, root, size, total, box, level, mass, extent, counts):  # type: ignore[no-untyped-def]
     """Node ``k`` ends at this threshold, as the piece ``root`` is now."""
     level[k] = threshold
     mass[k] = total[root] - size[root] * threshold
+    counts[k] = size[root]
     extent[k] = 1 + max(box[root, 3] - box[root, 0], box[root, 4] - box[root, 1], box[root, 5] - box[root, 2])
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc]
+@compiled()
 def _grow_tree(keys, coords, scores, order, deltas, floor, min_voxels, min_rise):  # type: ignore[no-untyped-def]
     """Flood from the top down. Every piece carries a node; nodes of pieces too small to count become aliases."""
     n = len(keys)
@@ -192,7 +197,8 @@ def _grow_tree(keys, coords, scores, order, deltas, floor, min_voxels, min_rise)
     cap, node_of = np.full(n, np.inf, dtype=np.float32), np.empty(n, dtype=np.int32)
     most = 2 * n + 1
     parent, alias = np.full(most, -1, dtype=np.int32), np.arange(most).astype(np.int32)
-    level, mass, extent = np.full(most, floor, np.float32), np.zeros(most), np.zeros(most, dtype=np.int32)
+    level, mass = np.full(most, floor, np.float32), np.zeros(most)
+    extent, counts = np.zeros(most, dtype=np.int32), np.zeros(most, dtype=np.int32)
     node = np.empty(n, dtype=np.int32)
     count, roots = np.int32(0), np.empty(26, dtype=np.int32)
     for row in order:
@@ -214,7 +220,7 @@ def _grow_tree(keys, coords, scores, order, deltas, floor, min_voxels, min_rise)
         for i in range(found):
             r = roots[i]
             if ripe >= 2 and size[r] >= min_voxels and peak[r] - s >= min_rise:
-                _close(node_of[r], s, r, size, total, box, level, mass, extent)
+                _close(node_of[r], s, r, size, total, box, level, mass, extent, counts)
                 parent[node_of[r]] = k
             else:
                 alias[node_of[r]] = k
@@ -225,20 +231,21 @@ def _grow_tree(keys, coords, scores, order, deltas, floor, min_voxels, min_rise)
         node_of[keep], cap[keep], node[row] = k, limit, k
     for row in range(n):
         if root_of[row] == row:
-            _close(node_of[row], floor, row, size, total, box, level, mass, extent)
+            _close(node_of[row], floor, row, size, total, box, level, mass, extent, counts)
             if size[row] < min_voxels:
                 alias[node_of[row]] = -1
-    return _renumber(count, alias, parent, level, mass, extent, node)
+    return _renumber(count, alias, parent, level, mass, extent, counts, node)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc]
-def _renumber(count, alias, parent, level, mass, extent, node):  # type: ignore[no-untyped-def]
+@compiled()
+def _renumber(count, alias, parent, level, mass, extent, counts, node):  # type: ignore[no-untyped-def]
     """Follow the aliases, and number the nodes that remain; later nodes lie lower, so children come first."""
     final, kept = np.full(count, -1, dtype=np.int32), 0
     for k in range(count):
         if alias[k] == k:
             final[k] = kept
-            parent[kept], level[kept], mass[kept], extent[kept] = parent[k], level[k], mass[k], extent[k]
+            parent[kept], level[kept], mass[kept] = parent[k], level[k], mass[k]
+            extent[kept], counts[kept] = extent[k], counts[k]
             kept += 1
     for k in range(count):
         target = k
@@ -250,4 +257,4 @@ def _renumber(count, alias, parent, level, mass, extent, node):  # type: ignore[
             parent[i] = final[parent[i]]
     for row in range(len(node)):
         node[row] = final[node[row]]
-    return parent[:kept], level[:kept], mass[:kept], extent[:kept], node
+    return parent[:kept], level[:kept], mass[:kept], extent[:kept], counts[:kept], node

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import math
-import numbers
 import threading
 from collections.abc import Sequence
 from functools import cached_property
@@ -16,17 +13,18 @@ from geopurify_core.config import QueryConfig
 from geopurify_core.errors import QueryError
 from geopurify_core.geometry import estimate_up
 from geopurify_core.mapping.snapshot import MapSnapshot
+from geopurify_core.querying.checks import check_max_objects, check_min_score, check_texts
 from geopurify_core.querying.colour import MapColours, ParsedText, parse_text
 from geopurify_core.querying.instances import SizePrior, find_objects
 from geopurify_core.querying.results import DetectedObject, QueryResult
 from geopurify_core.querying.scores import ContrastBank, FeatureIndex, TextDirection, contrast_nouns
 from geopurify_core.vision.base import SemanticBackbone
 
-log = logging.getLogger(__name__)
-
 _COLOUR_SPREAD_FLOOR = 0.15
 _COLOUR_LIMIT = 3.0
-_SCORE_SPREAD_FLOOR = 0.25
+_PEAK_QUANTILE = 0.999
+_UNKNOWN, _KNOWN = 1.0, 3.0
+_NEAR_PEAK = 0.8
 _SEGMENT_TEMPERATURE = 0.05
 
 _bank_lock = threading.Lock()
@@ -72,13 +70,13 @@ class QueryEngine:
         Raises:
             QueryError: No, empty, oversized or too many texts, a NUL in a text, or limits out of range.
         """
-        checked = self._check_texts(texts)
-        limit = self._check_max_objects(max_objects)
-        least = self._check_min_score(min_score)
+        checked = check_texts(texts, self.config)
+        limit = check_max_objects(max_objects, self.config)
+        least = check_min_score(min_score, self.config)
         if not len(self.snapshot):
             return [QueryResult(text, np.zeros(0, dtype=np.float32), ()) for text in checked]
         parsed = [parse_text(text) for text in checked]
-        directions = self._directions([item.noun for item in parsed])
+        directions = self._directions(parsed)
         scores = self._index.scores(directions)
         results = []
         for row, item, direction in zip(scores, parsed, directions, strict=True):
@@ -97,10 +95,11 @@ class QueryEngine:
         Raises:
             QueryError: As for ``query``.
         """
-        checked = self._check_texts(labels)
+        checked = check_texts(labels, self.config)
         if not len(self.snapshot):
             return np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.float32)
-        cosines = self._index.centred_cosines(self._directions(checked))
+        embeddings = self._encode(checked)
+        cosines = self._index.centred_cosines([self._bank.direction(embedding) for embedding in embeddings])
         best = np.argmax(cosines, axis=0).astype(np.int32)
         top = np.take_along_axis(cosines, best[None], axis=0)[0]
         confidence = 1.0 / np.exp((cosines - top) / _SEGMENT_TEMPERATURE).sum(axis=0)
@@ -113,21 +112,31 @@ class QueryEngine:
         return find_objects(text, snapshot.coords, scores, snapshot.voxel_size_m, self._up, prior, self.config)
 
     def _combine(self, semantic: NDArray[np.float32], item: ParsedText) -> NDArray[np.float32]:
-        """Semantic score in units of its own spread over the map, plus the colour agreement in the same currency."""
-        spread = max(float(semantic.std()), _SCORE_SPREAD_FLOOR)
-        combined = (semantic - np.float32(np.median(semantic))) / np.float32(spread)
+        """Meaning above the map's median, plus λ · g · (colour agreement, standardised over the map).
+
+        The gate g keeps a wooden table from standing in for a wooden chair: where the map surely holds the noun (its
+        best voxels score above ``_KNOWN``), colour only counts on voxels that come near those; where it does not, the
+        noun is beyond the backbone and colour leads.
+        """
+        combined = semantic - np.float32(np.median(semantic))
         if item.terms and self.config.colour_weight > 0:
             with self._lock:
                 agreement = self._colours.agreement(item.terms)
             colour = (agreement - agreement.mean()) / max(float(agreement.std()), _COLOUR_SPREAD_FLOOR)
-            combined += np.float32(self.config.colour_weight) * np.clip(colour, -_COLOUR_LIMIT, _COLOUR_LIMIT)
+            peak = max(float(np.quantile(combined, _PEAK_QUANTILE)), 1e-6)
+            known = np.clip((peak - _UNKNOWN) / (_KNOWN - _UNKNOWN), 0.0, 1.0)
+            gate = 1.0 - known * (1.0 - np.clip(combined / (_NEAR_PEAK * peak), 0.0, 1.0))
+            combined += self.config.colour_weight * gate * np.clip(colour, -_COLOUR_LIMIT, _COLOUR_LIMIT)
         return np.ascontiguousarray(combined, dtype=np.float32)
 
-    def _directions(self, texts: list[str]) -> list[TextDirection]:
+    def _directions(self, parsed: list[ParsedText]) -> list[TextDirection]:
+        embeddings = self._encode([item.noun for item in parsed] + [item.head for item in parsed])
+        pairs = zip(embeddings[: len(parsed)], embeddings[len(parsed) :], strict=True)
+        return [self._bank.direction(embedding, head) for embedding, head in pairs]
+
+    def _encode(self, texts: list[str]) -> NDArray[np.float32]:
         with self._lock:
-            embeddings = np.asarray(self._encoder.encode_text(texts), dtype=np.float32)
-        bank = self._bank
-        return [bank.direction(embedding) for embedding in embeddings]
+            return np.asarray(self._encoder.encode_text(texts), dtype=np.float32)
 
     @property
     def _bank(self) -> ContrastBank:
@@ -147,7 +156,7 @@ class QueryEngine:
 
     @cached_property
     def _lazy_index(self) -> FeatureIndex:
-        return FeatureIndex(self.snapshot.features, self._bank)
+        return FeatureIndex(self.snapshot.features, self.snapshot.weight, self._bank)
 
     @property
     def _up(self) -> NDArray[np.float64]:
@@ -157,42 +166,3 @@ class QueryEngine:
     @cached_property
     def _lazy_up(self) -> NDArray[np.float64]:
         return np.asarray(estimate_up(self.snapshot), dtype=np.float64)
-
-    def _check_texts(self, texts: Sequence[str]) -> list[str]:
-        if isinstance(texts, str) or not isinstance(texts, Sequence):
-            raise QueryError("texts", texts, "Give a list of texts.")
-        if not texts:
-            raise QueryError("texts", list(texts), "Ask for something: give at least one text.")
-        if len(texts) > self.config.max_texts:
-            raise QueryError("texts", f"{len(texts)} texts", f"Ask for at most {self.config.max_texts} at once.")
-        for index, text in enumerate(texts):
-            self._check_text(f"texts[{index}]", text)
-        return list(texts)
-
-    def _check_text(self, field: str, text: str) -> None:
-        if not isinstance(text, str) or not text.strip():
-            raise QueryError(field, text, "Name what to look for, for example 'red chair'.")
-        if "\x00" in text:
-            raise QueryError(field, text, "Remove the NUL character.")
-        try:
-            size = len(text.encode("utf-8"))
-        except UnicodeEncodeError as error:
-            raise QueryError(field, text, "The text is not valid Unicode (a lone surrogate).") from error
-        if size > self.config.max_text_bytes:
-            raise QueryError(
-                field, text, f"It has {size} bytes; keep it to {self.config.max_text_bytes} (query.max_text_bytes)."
-            )
-
-    def _check_max_objects(self, value: int | None) -> int:
-        if value is None:
-            return self.config.max_objects
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-            raise QueryError("max_objects", value, "Give a whole number of at least 1, or leave it out.")
-        return int(value)
-
-    def _check_min_score(self, value: float | None) -> float:
-        if value is None:
-            return self.config.min_score
-        if isinstance(value, bool) or not isinstance(value, numbers.Real) or math.isnan(float(value)):
-            raise QueryError("min_score", value, "Give a number, or leave it out.")
-        return float(value)

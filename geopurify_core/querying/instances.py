@@ -13,11 +13,12 @@ from geopurify_core.querying.components import ScoreTree, connected_components, 
 from geopurify_core.querying.results import DetectedObject
 
 _PEAK_SHARE = 5e-4
-_FLOOR_SHARE = 0.35
-_KEEP_SHARE = 0.5
-_MIN_RISE_SHARE = 0.12
+_FLOOR_SHARE = 0.25
+_KEEP_SHARE = 0.6
+_MIN_RISE_SHARE = 0.2
 _SIZE_SIGMA = 0.8
-_SIZE_WEIGHT = 1.0
+_HEIGHT_QUANTILE = 0.95
+_SCORE_QUANTILE = 0.9
 _MAX_SIZE_PENALTY = 3.0
 _MAX_CANDIDATES = 64
 _AIRY_VOLUME_M3 = 0.25
@@ -31,11 +32,15 @@ class SizePrior:
     size_m: float
     log_std: float
 
-    def penalty(self, extent_m: float) -> float:
-        """0 at the expected size, growing with the squared log ratio, bounded."""
+    def penalty(self, extent_m: float, surface_m2: float) -> float:
+        """0 at the expected size, growing with the squared log ratio, bounded.
+
+        Too large is what stretches too far; too small is what shows too little surface, however scattered.
+        """
         sigma = np.hypot(self.log_std, _SIZE_SIGMA)
-        off = np.log(max(extent_m, 1e-3) / self.size_m) / sigma
-        return float(min(0.5 * off * off, _MAX_SIZE_PENALTY))
+        too_large = np.log(max(extent_m / self.size_m, 1.0))
+        too_small = np.log(max(self.size_m / np.sqrt(surface_m2), 1.0))
+        return float(min(0.5 * (max(too_large, too_small) / sigma) ** 2, _MAX_SIZE_PENALTY))
 
 
 def find_objects(
@@ -50,12 +55,13 @@ def find_objects(
     """Objects of one text, best first.
 
     1. Candidates rise above a share of the way from the map's median score to its peak.
-    2. Their score tree is cut where the pieces hold the most mass above their surroundings (a mug on a table, two chairs
-       that touch), weighed by how plausible their size is.
-    3. Each piece keeps the voxels above half its own height, in one connected part.
+    2. Their score tree is cut where the pieces hold the most mass above their surroundings (a mug on a table, two
+       chairs that touch), weighed by how plausible their size is.
+    3. Each piece keeps the voxels above a share of its own height, in one connected part.
     4. Pieces whose box is mostly air are cut in two (walls round a corner).
 
-    The object's score is the mean score of its voxels less the size penalty.
+    The object's score is the one that its best tenth of voxels reaches, less the size penalty: edges, where an object
+    shares voxels with what is behind it, say little about how sure its middle is.
     """
     if not len(scores):
         return []
@@ -81,7 +87,8 @@ def select_nodes(tree: ScoreTree, prior: SizePrior, voxel_size_m: float) -> NDAr
     Excess of mass, bottom up: a node stands for its children where its own mass exceeds the sum of theirs.
     """
     count = len(tree.parent)
-    own = tree.mass * np.exp([-prior.penalty(extent * voxel_size_m) for extent in tree.extent])
+    shapes = zip(tree.extent * voxel_size_m, tree.count * voxel_size_m**2, strict=True)
+    own = tree.mass * np.exp([-prior.penalty(extent_m, surface_m2) for extent_m, surface_m2 in shapes])
     best, below = own.copy(), np.zeros(count)
     taken = np.ones(count, dtype=bool)
     for node in range(count):
@@ -106,7 +113,7 @@ def _pieces(
     voxel_size_m: float,
     min_voxels: int,
 ) -> list[NDArray[np.int64]]:
-    """Index arrays of the chosen pieces, the most promising first, each trimmed to its own half height."""
+    """Index arrays of the chosen pieces, the most promising first, each trimmed to a share of its own height."""
     chosen = select_nodes(tree, prior, voxel_size_m)
     owner = np.where(tree.node >= 0, chosen[np.maximum(tree.node, 0)], -1)
     members = np.argsort(owner, kind="stable")
@@ -117,7 +124,7 @@ def _pieces(
     groups.sort(key=lambda group: -float(np.sort(scores[group])[-min_voxels:].mean()))
     pieces = []
     for group in groups[:_MAX_CANDIDATES]:
-        height = float(np.quantile(scores[group], 0.95))
+        height = float(np.quantile(scores[group], _HEIGHT_QUANTILE))
         core = group[scores[group] >= base + _KEEP_SHARE * (height - base)]
         labels = connected_components(coords[core])
         core = core[labels == np.argmax(np.bincount(labels))]
@@ -143,7 +150,9 @@ def _objects_of_piece(
             continue
         upright = upright_box(points[part], up, voxel_size_m)
         box: Box = upright if config.oriented_boxes else axis_aligned_box(points[part], voxel_size_m)
-        score = float(scores[voxels[part]].mean()) - _SIZE_WEIGHT * prior.penalty(float(upright.size_m.max()))
+        score = float(np.quantile(scores[voxels[part]], _SCORE_QUANTILE)) - prior.penalty(
+            float(upright.size_m.max()), len(part) * voxel_size_m**2
+        )
         objects.append(
             DetectedObject(
                 text=text,

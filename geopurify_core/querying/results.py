@@ -14,7 +14,8 @@ class DetectedObject:
 
     Attributes:
         text: The query text.
-        score: Mean standardised score of its voxels; comparable between objects of one text.
+        score: Standardised score that its best tenth of voxels reaches, less a penalty for an implausible size;
+            comparable between objects of one text.
         center_m: (3,) box centre in the map frame, metres.
         size_m: (3,) box edge lengths along its own axes, metres.
         yaw_rad: Rotation of the box about the map's vertical axis; 0 for axis-aligned boxes.

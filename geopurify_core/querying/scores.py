@@ -1,12 +1,12 @@
 """How well each voxel fits a text: cosine, centred and standardised against a bank of contrast nouns.
 
-Text embeddings crowd into a narrow cone: any indoor noun is about 0.3 similar to any other, and what is left is mostly a
-matter of how common a word is. So a raw cosine can be ranked but not compared with a threshold. With u = f/|f| for a
-voxel's feature, unit t for the text, and μ the mean of the bank's unit embeddings b:
+Text embeddings crowd into a narrow cone: any indoor noun is about 0.3 similar to any other, and what is left is mostly
+a matter of how common a word is. So a raw cosine can be ranked but not compared with a threshold. With u = f/|f| for
+a voxel's feature, unit t for the text, and μ the mean of the bank's unit embeddings b:
 
     cc(f, t) = (u − μ)·(t − μ) / (|u − μ| |t − μ|)          what both have beyond the generic indoor thing
     z(f, t)  = (cc(f, t) − mean_b cc(b, t)) / std_b cc(b, t)   in units of how such nouns scatter around this text
-    score    = z · |f| / (|f| + τ)                          nothing seen, nothing claimed
+    score    = z · |f|/(|f| + τ) · w/(w + ω)                nothing seen, nothing claimed; a glimpse proves little
 
 Subtracting the mean score over the bank from each voxel (f·t − mean_b f·b) is what f·(t − μ) computes without a single
 product with the bank, so 200 contrast prompts cost no more than one. Every term needs one dot product per text, plus
@@ -23,12 +23,13 @@ from importlib import resources
 import numpy as np
 from numpy.typing import NDArray
 
-from geopurify_core.querying.half import dots, mean_dot_and_length
+from geopurify_core.querying.products import dots, mean_dot_and_length
 
 _MIN_STD = 0.02
 _MIN_DISTANCE = 1e-3
 _CERTAINTY_QUANTILE = 0.9
-_CERTAINTY_SHARE = 0.1
+_CERTAINTY_SHARE = 0.2
+_WEIGHT_SHARE = 1.0
 _SIZE_TEMPERATURE = 0.05
 
 
@@ -75,15 +76,17 @@ class ContrastBank:
         centred = self.embeddings - self.mean
         self._centred = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), _MIN_DISTANCE)
 
-    def direction(self, embedding: NDArray[np.float32]) -> TextDirection:
-        """Prepare a unit-norm text embedding (C,)."""
-        centred = embedding - self.mean
-        vector = (centred / max(float(np.linalg.norm(centred)), _MIN_DISTANCE)).astype(np.float32)
+    def direction(self, embedding: NDArray[np.float32], head: NDArray[np.float32] | None = None) -> TextDirection:
+        """Prepare a unit-norm text embedding (C,); ``head`` is that of its head noun alone, which tells the size.
+
+        ("tiled wall" is near "tile" in meaning, but of the size of a wall.)
+        """
+        vector = self._centre(embedding)
         similarity = self._centred @ vector
-        weights = np.exp((similarity - similarity.max()) / _SIZE_TEMPERATURE).astype(np.float64)
-        weights /= weights.sum()
-        log_size = float(weights @ self._log_sizes)
-        spread = float(np.sqrt(weights @ (self._log_sizes - log_size) ** 2))
+        log_size, spread = self._typical_log_size(similarity)
+        if head is not None:
+            head_log_size, head_spread = self._typical_log_size(self._centred @ self._centre(head))
+            log_size, spread = (log_size + head_log_size) / 2.0, float(np.hypot(spread, head_spread)) / np.sqrt(2.0)
         return TextDirection(
             vector=vector,
             offset=float(self.mean @ vector),
@@ -93,23 +96,37 @@ class ContrastBank:
             size_log_std=spread,
         )
 
+    def _centre(self, embedding: NDArray[np.float32]) -> NDArray[np.float32]:
+        centred = embedding - self.mean
+        return np.asarray(centred / max(float(np.linalg.norm(centred)), _MIN_DISTANCE), dtype=np.float32)
+
+    def _typical_log_size(self, similarity: NDArray[np.float32]) -> tuple[float, float]:
+        """Mean and standard deviation of log size over the bank, weighed towards the nouns nearest in meaning."""
+        weights = np.exp((similarity - similarity.max()) / _SIZE_TEMPERATURE).astype(np.float64)
+        weights /= weights.sum()
+        mean = float(weights @ self._log_sizes)
+        return mean, float(np.sqrt(weights @ (self._log_sizes - mean) ** 2))
+
 
 class FeatureIndex:
     """What all queries of one snapshot share: its features, and per voxel |f|, |u − μ| and certainty.
 
     Args:
         features: (N, C) float16 rows of the map; referenced, not copied.
+        weight: (N,) float32 observation weights.
         bank: The contrast bank in the same space.
     """
 
-    def __init__(self, features: NDArray[np.float16], bank: ContrastBank) -> None:
+    def __init__(self, features: NDArray[np.float16], weight: NDArray[np.float32], bank: ContrastBank) -> None:
         self._features = features
         projection, length = mean_dot_and_length(features, bank.mean)
         inverse = np.where(length > 0, 1.0 / np.maximum(length, 1e-12), 0.0).astype(np.float32)
         mean_square = float(bank.mean @ bank.mean)
         distance = np.sqrt(np.maximum(1.0 - 2.0 * projection * inverse + mean_square, _MIN_DISTANCE**2))
         strong = float(np.quantile(length, _CERTAINTY_QUANTILE)) if len(length) else 0.0
+        usual = float(np.median(weight)) if len(weight) else 0.0
         certainty = length / np.maximum(length + _CERTAINTY_SHARE * strong, 1e-12)
+        certainty *= weight / np.maximum(weight + _WEIGHT_SHARE * usual, 1e-12)
         self._gain = (inverse / distance).astype(np.float32)
         self._inverse_distance = (1.0 / distance).astype(np.float32)
         self.certainty = certainty.astype(np.float32)
