@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,19 +47,14 @@ def text_side(snapshot: MapSnapshot, extra: Mapping[str, Any]) -> TextSide:
         MapMismatchError: Nothing installed here speaks the map's text space.
     """
     from geopurify_core.vision.prompts import TEMPLATE_SETS
-    from geopurify_core.vision.text import SentenceEncoder
+    from geopurify_core.vision.text import shared_encoder
 
     wanted = snapshot.text_fingerprint
     for templates in TEMPLATE_SETS:
-        encoder = SentenceEncoder(templates, cache_dir=cache_folder())
+        encoder = shared_encoder(templates)
         if encoder.text_fingerprint == wanted:
             return TextSide(encoder, encoder.dim, wanted)
     return _from_backbone(wanted, extra)
-
-
-def cache_folder() -> Path:
-    """Where embeddings outlive a run: a query compares with a few hundred fixed words, which are slow to embed anew."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "geopurify" / "text"
 
 
 def _from_backbone(wanted: str, extra: Mapping[str, Any]) -> TextSide:
