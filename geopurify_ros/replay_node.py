@@ -29,7 +29,8 @@ from geopurify_ros.parameters import declare, plain
 _RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 _LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 _NS = 1_000_000_000
-_SURE_OF_REWIND = 3  # frames after which the mapping node believes that time has jumped back
+# The mapping node believes that time has jumped back (this recording once more) after three frames: these go unawaited.
+_SURE_OF_REWIND = 2
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ def play(node: ReplayNode, dataset: RGBDDataset) -> int:
     """Send every frame at its time; returns how many."""
     config, sent = node.config, 0
     node.wait_for_listeners()
-    for round_number in itertools.count():
+    while True:
         start_s, start_ns, offset_ns = time.monotonic(), None, 0
         for index, frame in enumerate(_frames(dataset, config)):
             if start_ns is None:
@@ -163,8 +164,7 @@ def play(node: ReplayNode, dataset: RGBDDataset) -> int:
                 return sent
             node.publish(frame, frame.stamp_ns + offset_ns)
             sent += 1
-            expected = round_number == 0 or index >= _SURE_OF_REWIND
-            if config.lockstep and expected and not node.wait_until_handled(frame.stamp_ns + offset_ns):
+            if config.lockstep and index >= _SURE_OF_REWIND and not node.wait_until_handled(frame.stamp_ns + offset_ns):
                 node.get_logger().warning(f"Frame {sent} was not handled in time; going on.")
             if sent % 50 == 0:
                 node.get_logger().info(f"{sent} of {len(dataset)} frames")

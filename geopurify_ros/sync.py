@@ -13,6 +13,7 @@ from typing import Any
 
 _NS = 1_000_000_000
 _REWIND_RUN = 3
+_RUN_GAP_NS = 5 * _NS
 
 
 @dataclass(frozen=True)
@@ -125,14 +126,15 @@ class ApproximateSync:
     def _late(self, topic: str, stamp_ns: int, message: Any) -> list[SyncedSet]:
         """Count a late message, or find that time has jumped back."""
         self.counts["late"] += 1
-        if stamp_ns > self._newest[topic] - self._rewind_ns:
-            return []
-        self._suspects.append((topic, stamp_ns, message))
         own = [stamp for name, stamp, _ in self._suspects if name == topic]
-        if len(own) > 1 and not own[-2] < own[-1] <= own[-2] + 5 * _NS:
-            self._suspects = [self._suspects[-1]]
-            return []
-        if len(own) < _REWIND_RUN:
+        goes_on = bool(own) and own[-1] < stamp_ns <= own[-1] + _RUN_GAP_NS
+        if not goes_on:
+            self._suspects = [suspect for suspect in self._suspects if suspect[0] != topic]
+            own = []
+            if stamp_ns > self._newest[topic] - self._rewind_ns:
+                return []
+        self._suspects.append((topic, stamp_ns, message))
+        if len(own) + 1 < _REWIND_RUN:
             return []
         return self._rewind(stamp_ns)
 

@@ -178,7 +178,7 @@ class Robot:
     until = staticmethod(until)
 
     def until_state(self, state: str) -> None:
-        until(lambda: self.status is not None and self.status.state == state, f"state {state}", 60.0)
+        until(lambda: self.status is not None and self.status.state == state, f"state {state}", 120.0)
 
 
 @pytest.fixture(scope="module")

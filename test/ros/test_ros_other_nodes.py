@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -72,7 +74,8 @@ def test_odometry_points_compressed_images_and_best_effort(
     mount = [0.1, 0.0, 1.2, -0.5, 0.5, -0.5, 0.5]
     node = start(
         "mapping_node", backbone__name="stub", input="points", pose_source="odom", rgb_transport="compressed",
-        map__frame_id="odom", remap={"rgb/image": "png"}, T_base_camera=str(mount), T_camera_points=str([0.0] * 6 + [1.0]),
+        map__frame_id="odom", T_base_camera=str(mount), T_camera_points=str([0.0] * 6 + [1.0]),
+        remap={"rgb/image": "png"},
     )  # fmt: skip
     robot.until_state("mapping")
     T_map_base = frames[0].T_map_camera @ invert_pose(pose_from_quaternion(mount[:3], mount[3:]))
@@ -164,9 +167,8 @@ def test_without_a_mapping_node_lockstep_says_so(start: Callable[..., Any]) -> N
 def test_an_unusable_start_is_one_line_and_code_2(
     start: Callable[..., Any], module: str, parameters: dict[str, Any], said: str
 ) -> None:
-    if parameters.get("pose_source") == "tf":
-        if importlib.util.find_spec("tf2_ros"):
-            pytest.skip("tf2_ros is installed here")
+    if parameters.get("pose_source") == "tf" and importlib.util.find_spec("tf2_ros"):
+        pytest.skip("tf2_ros is installed here")
     node = start(module, **parameters)
     assert node.wait() == 2, node.output
     assert said in node.output

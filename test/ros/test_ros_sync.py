@@ -95,6 +95,14 @@ def test_a_rewind_loses_no_frame_and_is_noticed_once() -> None:
     assert sync.counts["late"] == 0
 
 
+def test_a_short_bag_that_loops_is_followed_too() -> None:
+    """1.2 s of frames at 10 Hz: only the first of them lies more than a second back."""
+    round_ = [(topic, START + i * SECOND // 10) for i in range(12) for topic in ("rgb", "depth")]
+    sync = ApproximateSync(("rgb", "depth"))
+    assert len(feed(sync, round_ * 3)) == 36
+    assert sync.rewinds == 2
+
+
 def test_one_message_from_the_future_does_not_stop_the_stream() -> None:
     """Without a clock to compare with, such a message looks like a jump ahead; the stream wins after three messages."""
     events = stream(20)
