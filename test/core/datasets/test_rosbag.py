@@ -1,7 +1,10 @@
 """Frames written to a bag and read back are the same frames; nothing gets a pose that was not recorded."""
 
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
@@ -9,6 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from geopurify_core.camera import PinholeCamera
 from geopurify_core.datasets import iterate, open_dataset
+from geopurify_core.datasets.bag_info import describe_bag
 from geopurify_core.datasets.bag_writer import write_bag
 from geopurify_core.datasets.rosbag import RosbagDataset
 from geopurify_core.errors import DatasetError
@@ -298,3 +302,43 @@ def test_the_bag_has_the_topics_of_the_contract(tmp_path):
     assert types["/rgb/camera_info"] == "sensor_msgs/msg/CameraInfo"
     assert types["/pose"] == "geometry_msgs/msg/PoseStamped" and types["/tf"] == "tf2_msgs/msg/TFMessage"
     assert message.header.frame_id == "map" and stamp == 1_700_000_000_000_000_010
+
+
+def test_compressed_images_are_read(tmp_path):
+    def packed(stamp, pixels, kind, form):
+        out = io.BytesIO()
+        Image.fromarray(pixels).save(out, format=kind)
+        return T["sensor_msgs/msg/CompressedImage"](header(stamp), form, np.frombuffer(out.getvalue(), np.uint8))
+
+    depth = np.arange(24 * 32, dtype=np.uint16).reshape(24, 32)
+    messages = [
+        ("/pose", 100 * MS, pose(100 * MS, 1)),
+        (
+            "/cam/color/image_raw/compressed",
+            100 * MS,
+            packed(100 * MS, np.full((24, 32, 3), 90, np.uint8), "JPEG", "jpeg"),
+        ),
+        ("/cam/color/camera_info", 100 * MS, info(100 * MS)),
+        (
+            "/cam/depth/image_raw/compressedDepth",
+            100 * MS,
+            packed(100 * MS, depth, "PNG", "16UC1; compressedDepth png"),
+        ),
+    ]
+    (frame,) = open_dataset(bag(tmp_path / "b", messages))
+    np.testing.assert_array_equal(frame.depth_m, depth.astype(np.float32) / np.float32(1000))
+    np.testing.assert_allclose(frame.rgb, 90, atol=2)
+
+
+def test_a_bag_is_described_even_if_it_cannot_be_mapped(tmp_path):
+    poses = [("/pose", t * MS, pose(t * MS, t)) for t in (100, 200)]
+    content = describe_bag(bag(tmp_path / "a", [*poses, *camera_messages(2)]))
+    roles = {topic.name: topic.role for topic in content.topics}
+    assert (
+        roles["/cam/color/image_raw"] == "color"
+        and roles["/cam/depth/image_rect"] == "depth"
+        and roles["/pose"] == "pose"
+    )
+    assert content.messages == 8 and not content.problem and abs(content.duration_s - 0.1) < 0.01
+    lacking = describe_bag(bag(tmp_path / "b", poses))
+    assert "bag topic for color" in lacking.problem and [topic.role for topic in lacking.topics] == [""]
