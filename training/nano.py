@@ -87,6 +87,12 @@ def class_weights(views: Views, kinds: int) -> Tensor:
     return torch.tensor(np.clip(weight, 0.3, 3.0), dtype=torch.float32)
 
 
+def _thinned(shape: torch.Size, recipe: Recipe, step: int) -> Tensor:
+    """Mask of the output cells that enter the loss of a step."""
+    source = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+    return torch.rand(shape, generator=source) < recipe.pixels
+
+
 def loss_at(
     net: NanoNet, images: Tensor, target: Tensor, anchors: Anchors, weights: Tensor, step: int, recipe: Recipe
 ) -> tuple[Tensor, float]:
@@ -100,7 +106,7 @@ def loss_at(
     classes = torch.from_numpy(anchors.class_of_kind)
     with torch.autocast("cpu", torch.bfloat16):
         neck = net.neck(images)
-    picked = (target != NOTHING) & (torch.rand(target.shape) < recipe.pixels)  # neighbours say nearly the same
+    picked = (target != NOTHING) & (_thinned(target.shape, recipe, step))  # neighbours say nearly the same
     wanted = target[picked]
     cosine = net.cosines(neck.permute(0, 2, 3, 1)[picked].float(), texts)
     logits = cosine / recipe.temperature
@@ -117,12 +123,20 @@ def loss_at(
     return loss + 0.2 * F.binary_cross_entropy_with_logits(trust, right), float(right.mean())
 
 
+def learning_rate(step: int, recipe: Recipe) -> float:
+    """Linear warm-up over 4 % of the steps, then a cosine down to zero."""
+    warm = max(1, int(0.04 * recipe.steps))
+    if step < warm:
+        return recipe.lr * (step + 1) / warm
+    return recipe.lr * 0.5 * (1 + float(np.cos(np.pi * (step - warm) / max(1, recipe.steps - warm))))
+
+
 class Trainer:
     """Holds what a checkpoint must hold, so that an interrupted run goes on as if nothing had happened."""
 
-    def __init__(self, recipe: Recipe, views: Views, anchors: Anchors, folder: Path) -> None:
+    def __init__(self, recipe: Recipe, views: Views, anchors: Anchors) -> None:
         torch.manual_seed(recipe.seed)
-        self.recipe, self.views, self.anchors, self.folder = recipe, views, anchors, folder
+        self.recipe, self.views, self.anchors = recipe, views, anchors
         self.net = NanoNet().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.net).eval()
         decay = [p for p in self.net.parameters() if p.ndim > 1]
@@ -132,17 +146,10 @@ class Trainer:
         self.weights = class_weights(views, len(anchors.words))
         self.step = 0
 
-    def learning_rate(self, step: int) -> float:
-        """Linear warm-up over 4 % of the steps, then a cosine down to zero."""
-        warm = max(1, int(0.04 * self.recipe.steps))
-        if step < warm:
-            return self.recipe.lr * (step + 1) / warm
-        return self.recipe.lr * 0.5 * (1 + float(np.cos(np.pi * (step - warm) / max(1, self.recipe.steps - warm))))
-
     def advance(self) -> tuple[float, float]:
         """One optimisation step; its loss and pixel accuracy."""
         for group in self.optimiser.param_groups:
-            group["lr"] = self.learning_rate(self.step)
+            group["lr"] = learning_rate(self.step, self.recipe)
         self.net.train()
         images, target = batch_at(self.views, self.step, self.recipe)
         loss, right = loss_at(self.net, images, target, self.anchors, self.weights, self.step, self.recipe)
@@ -163,24 +170,24 @@ class Trainer:
                 else:
                     kept.copy_(new)
 
-    def save(self) -> None:
-        """Write the checkpoint atomically."""
+    def save(self, folder: Path) -> None:
+        """Write the checkpoint into the folder, atomically."""
         state = {
             "net": self.net.state_dict(), "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(), "step": self.step, "recipe": asdict(self.recipe),
         }  # fmt: skip
-        temporary = self.folder / "checkpoint.tmp"
+        temporary = folder / "checkpoint.tmp"
         torch.save(state, temporary)
-        temporary.replace(self.folder / "checkpoint.pt")
+        temporary.replace(folder / "checkpoint.pt")
 
-    def resume(self) -> bool:
+    def resume(self, folder: Path) -> bool:
         """Take up the checkpoint in the folder if it belongs to this recipe."""
-        file = self.folder / "checkpoint.pt"
+        file = folder / "checkpoint.pt"
         if not file.exists():
             return False
         state = torch.load(file, weights_only=True)
         if state["recipe"] != asdict(self.recipe):
-            log.warning("The checkpoint in %s belongs to another recipe; starting anew.", self.folder)
+            log.warning("The checkpoint in %s belongs to another recipe; starting anew.", folder)
             return False
         self.net.load_state_dict(state["net"])
         self.average.load_state_dict(state["average"])
@@ -189,14 +196,14 @@ class Trainer:
         return True
 
 
-def train(recipe: Recipe, views: Views, folder: Path, save_every: int = 100) -> NanoNet:
+def train(recipe: Recipe, views: Views, folder: Path, anchors: Anchors | None = None, save_every: int = 100) -> NanoNet:
     """Run the recipe to its end (or on from its checkpoint); the averaged network."""
     from rich.progress import Progress
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1))
-    trainer = Trainer(recipe, views, load_anchors(), folder)
-    resumed = trainer.resume()
+    trainer = Trainer(recipe, views, anchors or load_anchors())
+    resumed = trainer.resume(folder)
     log.info("%s at step %d of %d", "resuming" if resumed else "starting", trainer.step, recipe.steps)
     began, recent = time.perf_counter(), []
     with Progress() as progress, (folder / "log.jsonl").open("a") as record:
@@ -211,7 +218,7 @@ def train(recipe: Recipe, views: Views, folder: Path, save_every: int = 100) -> 
                 record.flush()
                 recent.clear()
             if trainer.step % save_every == 0 or trainer.step == recipe.steps:
-                trainer.save()
+                trainer.save(folder)
     return trainer.average
 
 
