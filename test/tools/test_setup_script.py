@@ -65,6 +65,11 @@ def test_only_what_is_missing_is_named(repository: Path, bare_bin: Path) -> None
     assert not {"build-essential", "ninja-build"} & set(done.stdout.split())
 
 
+def test_where_there_is_no_python_it_is_among_the_missing(repository: Path, bare_bin: Path) -> None:
+    done = shell(repository, 'PYTHON_FOUND=""; missing_packages', str(bare_bin))
+    assert {"python3", "python3-venv", "python3-dev", "libgl1", "libx11-6", "cmake"} <= set(done.stdout.split())
+
+
 def test_a_library_that_cannot_be_loaded_counts_as_missing(repository: Path, bare_bin: Path) -> None:
     fake_program(bare_bin, "python3", 'case "$*" in *ctypes*) exit 1;; *%d.%d\\"*) echo python3.11;; esac; exit 0')
     done = shell(repository, "PYTHON_FOUND=python3; is_newer_than_wheels() { false; }; missing_packages", str(bare_bin))

@@ -40,5 +40,5 @@ no_python() {
         fail "ROS 2 $ROS_DISTRO is sourced but no python3 here can import rclpy; install ros-$ROS_DISTRO-ros-base, or open a shell without ROS 2."
     fi
     found="$(version_of python3 || true)"
-    fail "Python 3.10 or newer is needed, found ${found:-none}. Install one (Debian/Ubuntu: sudo apt-get install python3.11 python3.11-venv python3.11-dev) or name it: make setup PYTHON=/path/to/python3.11"
+    fail "Python 3.10 or newer is needed, found ${found:-none}. Install one (for example the packages python3.11 python3.11-venv python3.11-dev) or name it: make setup PYTHON=/path/to/python3.11"
 }

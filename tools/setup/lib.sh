@@ -17,7 +17,7 @@ step() {
     shift
     STEP=$((STEP + 1))
     DETAIL=""
-    say "[$STEP/$STEPS] $title …"
+    say "[$STEP/${STEPS:?}] $title …"
     "$@"
     say "      ${DETAIL:-done} ($((SECONDS - started)) s)"
 }
@@ -67,6 +67,8 @@ mark_done() {
     mkdir -p "$STAMPS"
     printf '%s\n' "$2" >"$STAMPS/$1"
 }
+
+free_mb() { df -Pm "$ROOT" | awk 'NR == 2 {print $4}'; }
 
 # Two makes at once would install over each other.
 lock() {

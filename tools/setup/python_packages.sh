@@ -68,6 +68,7 @@ install_torch() {
         esac
         say "      the package index has no CPU-only PyTorch: taking its default build, which may bring some GB of CUDA libraries."
         say "      (CONTRIBUTING.md, 'A smaller PyTorch', says how to avoid that)"
+        [ "$(free_mb)" -ge "$CUDA_FREE_MB" ] || fail "only $(free_mb) MB are free here, that build needs about $CUDA_FREE_MB. See CONTRIBUTING.md, 'A smaller PyTorch'."
         pip_install "torch==$TORCH_VERSION"
     fi
     detail "torch $(torch_installed)"
@@ -111,10 +112,10 @@ build_interfaces() {
     ros_is_sourced && prefix="$VENV;${AMENT_PREFIX_PATH//:/;}"
     local build=build/.setup-interfaces # not colcon's build/geopurify_interfaces: its cache would name the wrong prefix
     rm -rf "$build"
-    logged in_venv cmake -S geopurify_interfaces -B "$build" -G Ninja -DBUILD_TESTING=OFF \
+    { logged in_venv cmake -S geopurify_interfaces -B "$build" -G Ninja -DBUILD_TESTING=OFF \
         -DCMAKE_BUILD_TYPE=Release -DCMAKE_PREFIX_PATH="$prefix" -DCMAKE_INSTALL_PREFIX="$VENV" \
         -DPython3_EXECUTABLE="$VENV/bin/python" &&
-        logged in_venv cmake --build "$build" --target install ||
+        logged in_venv cmake --build "$build" --target install; } ||
         fail "geopurify_interfaces could not be built: $(grep -m 1 -i 'error' build/setup.log || true) (all of it: build/setup.log)"
     mark_done interfaces "$wanted"
 }

@@ -14,9 +14,10 @@ VENV="$ROOT/.venv"
 STAMPS="$VENV/.setup"
 LOG="$ROOT/build/setup.log"
 STEPS=7
-MIN_FREE_MB=5000
+MIN_FREE_MB=5000 # .venv is 3.6 GB with the CPU build of PyTorch …
+CUDA_FREE_MB=11000 # … and grows by its CUDA libraries with the other one
 
-# shellcheck source=tools/setup/lib.sh
+# shellcheck disable=SC1091
 . "$HERE/lib.sh"
 . "$HERE/find_python.sh"
 . "$HERE/system_packages.sh"

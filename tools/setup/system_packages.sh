@@ -57,7 +57,7 @@ install_packages() {
 }
 
 prepare_system() {
-    local missing free_mb
+    local missing
     PYTHON_FOUND="$(find_python || true)"
     [ -n "$PYTHON_FOUND" ] || has python3 || [ -n "${PYTHON:-}" ] || ros_is_sourced || NO_PYTHON_AT_ALL=1
     [ -n "$PYTHON_FOUND" ] || [ -n "${NO_PYTHON_AT_ALL:-}" ] || no_python
@@ -69,8 +69,7 @@ prepare_system() {
         missing="$(missing_packages | sort -u | tr '\n' ' ')"
         [ -z "${missing// /}" ] || fail "still missing after apt-get: ${missing% }. Install these (or what provides them for $PYTHON_FOUND) and run make setup again."
     fi
-    free_mb="$(df -Pm "$ROOT" | awk 'NR == 2 {print $4}')"
-    [ -x "$VENV/bin/python" ] || [ "$free_mb" -ge "$MIN_FREE_MB" ] ||
-        fail "only $free_mb MB are free here and .venv needs about $MIN_FREE_MB; make room and run make setup again."
+    [ -x "$VENV/bin/python" ] || [ "$(free_mb)" -ge "$MIN_FREE_MB" ] ||
+        fail "only $(free_mb) MB are free here and .venv needs about $MIN_FREE_MB; make room and run make setup again."
     detail "Python $(version_of "$PYTHON_FOUND") ($PYTHON_FOUND), compiler, CMake, libraries: all there"
 }
