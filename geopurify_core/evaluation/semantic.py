@@ -1,0 +1,33 @@
+"""Closed-set labelling of a whole map, scored against ground truth at its voxels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geopurify_core.evaluation.metrics import SegmentationScores, confusion_matrix, scores
+from geopurify_core.querying.engine import QueryEngine
+
+
+class LabelledScene(Protocol):
+    """A scene that knows what is where, such as the procedural apartment."""
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """Names of the classes."""
+        ...
+
+    def ground_truth(self, points_m: NDArray[np.floating]) -> NDArray[np.uint8]:
+        """(n,) class of each point (n, 3), 255 where there is none."""
+        ...
+
+
+def evaluate_map(engine: QueryEngine, scene: LabelledScene) -> SegmentationScores:
+    """mIoU, mAcc and the rest, over every voxel near a labelled surface, each voxel labelled by its best class name."""
+    names = list(scene.class_names)
+    predicted, _ = engine.segment(names)
+    truth = scene.ground_truth(engine.snapshot.centers_m)
+    return scores(confusion_matrix(truth, predicted, len(names)), names)
