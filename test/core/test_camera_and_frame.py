@@ -13,7 +13,7 @@ from geopurify_core.frame import RGBDFrame
 
 CAMERA = PinholeCamera(50.0, 55.0, 31.0, 24.5, 64, 48)
 number = st.floats(-100, 100)
-unit = st.tuples(*[st.floats(-1, 1)] * 4).filter(lambda q: 0.1 < np.linalg.norm(q))
+unit = st.tuples(*[st.floats(-1, 1)] * 4).filter(lambda q: np.linalg.norm(q) > 0.1)
 
 
 @given(st.tuples(number, number, number), unit)

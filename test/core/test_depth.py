@@ -74,7 +74,10 @@ DEPTHS = st.sampled_from([0, 0.1, 0.26, 1.0, 1.04, 1.06, 1.2, 4.9, 5.1, -1, 6553
 
 
 @settings(max_examples=60, deadline=None)
-@given(arrays(np.float32, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=DEPTHS), st.sampled_from([0.0, 0.05, 0.3]))
+@given(
+    arrays(np.float32, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=DEPTHS),
+    st.sampled_from([0.0, 0.05, 0.3]),
+)
 def test_filter_equals_a_naive_loop(depth, edge_jump):
     config = DepthConfig(edge_jump=edge_jump)
     expected = naive_filter(depth, config)

@@ -69,6 +69,8 @@ def new_map() -> Callable[..., VoxelMap]:
     """An empty map of 16 channels and 5 cm voxels; keywords go to MapConfig."""
 
     def make(channels: int = 16, **config: object) -> VoxelMap:
-        return VoxelMap(MapConfig(**{"voxel_size_m": 0.05, "budget_mb": 16, **config}), channels, "backbone-a", "text-a")
+        return VoxelMap(
+            MapConfig(**{"voxel_size_m": 0.05, "budget_mb": 16, **config}), channels, "backbone-a", "text-a"
+        )
 
     return make

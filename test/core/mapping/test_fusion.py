@@ -22,7 +22,7 @@ ULP16 = 2.0**-11  # relative rounding of float16
 
 
 def naive(frames, size, config):
-    """Every pixel by hand, in float64: {voxel: (feature mean, weight, colour mean, geometry weight)}, no rounding between."""
+    """Every pixel by hand, in float64: {voxel: (feature mean, weight, colour mean, geometry weight)}, never rounded."""
     sums = {}
     for frame, features in frames:
         height, width = frame.depth_m.shape
@@ -46,7 +46,9 @@ def naive(frames, size, config):
                 weight *= 0.5 if cosine is None else max(cosine, 0.1)
             i, j = int((vc + 0.5) * grid_h / camera.height), int((uc + 0.5) * grid_w / camera.width)
             confidence = float(features.confidence[i, j])
-            entry = sums.setdefault(tuple(math.floor(c) for c in point / size), [np.zeros(channels), 0.0, np.zeros(3), 0.0])
+            entry = sums.setdefault(
+                tuple(math.floor(c) for c in point / size), [np.zeros(channels), 0.0, np.zeros(3), 0.0]
+            )
             if confidence > 0 and confidence >= config.min_confidence:
                 entry[0] += weight * confidence * features.features[:, i, j].astype(np.float64)
                 entry[1] += weight * confidence
@@ -121,7 +123,9 @@ def test_numba_equals_torch(new_map, make_frame, make_features, grid, dtype):
     maps = {}
     for engine in ("numba", "torch"):
         maps[engine] = new_map()
-        reports = [fuse_frame(maps[engine], make_frame(i), make_features(i, 16, *grid, dtype), engine=engine) for i in range(4)]
+        reports = [
+            fuse_frame(maps[engine], make_frame(i), make_features(i, 16, *grid, dtype), engine=engine) for i in range(4)
+        ]
         maps[engine, "reports"] = reports
     assert maps["numba", "reports"] == maps["torch", "reports"]
     a, b = maps["numba"].snapshot(), maps["torch"].snapshot()
@@ -166,7 +170,16 @@ def test_same_input_gives_the_same_bits_with_any_number_of_threads(new_map, make
             fuse_frame(voxel_map, make_frame(i, 160, 120), make_features(i))
         results.append(voxel_map.snapshot())
     for other in results[1:]:
-        for name in ("coords", "features", "weight", "geometry_weight", "rgb", "normals", "first_seen_ns", "last_seen_ns"):
+        for name in (
+            "coords",
+            "features",
+            "weight",
+            "geometry_weight",
+            "rgb",
+            "normals",
+            "first_seen_ns",
+            "last_seen_ns",
+        ):
             np.testing.assert_array_equal(getattr(results[0], name), getattr(other, name))
 
 
@@ -295,7 +308,9 @@ def test_depth_wider_than_colour_uses_the_overlap(new_map, make_features):
     """A depth camera that sees more than the colour camera: pixels outside the colour image are not used."""
     depth_camera = PinholeCamera(40, 40, 31.5, 23.5, 64, 48)
     camera = PinholeCamera(80, 80, 31.5, 23.5, 64, 48)
-    frame = RGBDFrame(np.zeros((48, 64, 3), np.uint8), np.full((48, 64), 2, np.float32), camera, np.eye(4), 1, depth_camera)
+    frame = RGBDFrame(
+        np.zeros((48, 64, 3), np.uint8), np.full((48, 64), 2, np.float32), camera, np.eye(4), 1, depth_camera
+    )
     report = fuse_frame(new_map(), frame, make_features(0))
     assert report.pixels_valid == 64 * 48
     assert report.pixels_used == 32 * 24

@@ -92,8 +92,12 @@ def test_float16_conversions_equal_numpys(portable):
     bits = bits[np.isfinite(bits.view(np.float16))]
     exact = np.unique(bits.view(np.float16).astype(np.float32))
     between = (exact[1:] + exact[:-1]) / 2
-    values = np.concatenate([exact, between, np.nextafter(between, np.float32(1e9)), np.nextafter(between, np.float32(-1e9))])
-    values = np.concatenate([values, np.random.default_rng(0).normal(0, 1, 10_000).astype(np.float32)]).astype(np.float32)
+    values = np.concatenate(
+        [exact, between, np.nextafter(between, np.float32(1e9)), np.nextafter(between, np.float32(-1e9))]
+    )
+    values = np.concatenate([values, np.random.default_rng(0).normal(0, 1, 10_000).astype(np.float32)]).astype(
+        np.float32
+    )
     wide, narrowed = np.empty(len(bits), np.float32), np.empty(len(values), np.uint16)
     convert(bits, values, wide, narrowed)
     np.testing.assert_array_equal(wide, bits.view(np.float16).astype(np.float32))
@@ -128,7 +132,9 @@ print("numba" in [name for name, module in sys.modules.items() if module], len(s
 
 
 def test_everything_works_without_numba(repository):
-    done = subprocess.run([sys.executable, "-c", WITHOUT_NUMBA, str(repository)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_NUMBA, str(repository)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("False ")
 

@@ -8,7 +8,6 @@ import pytest
 from geopurify_core.camera import PinholeCamera, invert_pose, pose_from_quaternion
 from geopurify_core.config import DepthConfig, FusionConfig
 from geopurify_core.errors import BackboneError, InvalidFrameError, InvalidPoseError, MapMismatchError
-from geopurify_core.frame import RGBDFrame
 from geopurify_core.mapping.fusion import FusionReport, fuse_frame
 from geopurify_core.mapping.visibility import PointObservation, VisibilityConfig, fuse_points, visible_points
 from geopurify_core.vision.base import FeatureMap
@@ -31,7 +30,10 @@ def test_equals_a_naive_z_test():
     expected = [
         inside[i]
         and not any(
-            inside[j] and abs(pixel[j][0] - pixel[i][0]) <= 2 and abs(pixel[j][1] - pixel[i][1]) <= 2 and points[j, 2] < points[i, 2] * 0.95
+            inside[j]
+            and abs(pixel[j][0] - pixel[i][0]) <= 2
+            and abs(pixel[j][1] - pixel[i][1]) <= 2
+            and points[j, 2] < points[i, 2] * 0.95
             for j in range(400)
         )
         for i in range(400)
@@ -45,7 +47,9 @@ def test_a_sparse_screen_still_hides_the_wall_behind_it():
     visible = visible_points(np.vstack([screen, behind]), CAMERA)
     assert visible[:500].all()
     shadow = (np.abs(behind[:, :2]) < 3.0 * 0.27).all(axis=1)
-    light = (np.abs(behind[:, :2]) > 3.0 * 0.36).any(axis=1) & (np.abs(behind[:, 0]) < 1.5) & (np.abs(behind[:, 1]) < 1.1)
+    light = (
+        (np.abs(behind[:, :2]) > 3.0 * 0.36).any(axis=1) & (np.abs(behind[:, 0]) < 1.5) & (np.abs(behind[:, 1]) < 1.1)
+    )
     assert visible[500:][shadow].mean() < 0.05
     assert visible[500:][light].mean() > 0.95
 
@@ -110,7 +114,11 @@ def test_a_depth_image_as_points_gives_the_same_voxels(new_map, make_frame, make
 def test_nothing_usable_changes_nothing(new_map, lidar, make_features):
     make, _ = lidar
     voxel_map, features = new_map(), make_features(0)
-    for points in (np.empty((0, 3), np.float32), np.full((5, 3), np.nan, np.float32), np.full((5, 3), 1e30, np.float32)):
+    for points in (
+        np.empty((0, 3), np.float32),
+        np.full((5, 3), np.nan, np.float32),
+        np.full((5, 3), 1e30, np.float32),
+    ):
         assert fuse_points(voxel_map, make(points), features) == FusionReport()
     rows = features.rows.reshape(12, 16, 16).copy()
     rows[0, 0, 0] = np.nan

@@ -186,6 +186,7 @@ def test_snapshots_are_cached_immutable_and_independent(new_map, make_frame, mak
         np.testing.assert_array_equal(getattr(first, name), values)
 
 
+@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
 @pytest.mark.parametrize("held", ["snapshot", "array", "view", "tensor", "memoryview"])
 def test_memory_is_used_again_only_when_nobody_reads_it(new_map, make_frame, make_features, held):
     import torch
@@ -196,12 +197,12 @@ def test_memory_is_used_again_only_when_nobody_reads_it(new_map, make_frame, mak
     arena = voxel_map._arena
     expected = snapshot.features.copy()
     reader = {
-        "snapshot": lambda: snapshot,
-        "array": lambda: snapshot.features,
-        "view": lambda: snapshot.features[5:].T[::2],
-        "tensor": lambda: torch.from_dlpack(np.lib.stride_tricks.as_strided(snapshot.features)),
-        "memoryview": lambda: memoryview(snapshot.features),
-    }[held]()
+        "snapshot": lambda snapshot: snapshot,
+        "array": lambda snapshot: snapshot.features,
+        "view": lambda snapshot: snapshot.features[5:].T[::2],
+        "tensor": lambda snapshot: torch.from_numpy(snapshot.features.view()),
+        "memoryview": lambda snapshot: memoryview(snapshot.features),
+    }[held](snapshot)
     del snapshot
     fuse_frame(voxel_map, make_frame(1), make_features(1))
     voxel_map.snapshot()
@@ -313,7 +314,8 @@ def test_two_processes_agree(new_map, make_frame, make_features, tmp_path):
         "for i in range(3):\n"
         "    d = rng.uniform(1, 3, (48, 64)).astype(np.float32)\n"
         "    f = RGBDFrame(np.zeros((48, 64, 3), np.uint8), d, PinholeCamera(50, 50, 32, 24, 64, 48), np.eye(4), i)\n"
-        "    fuse_frame(m, f, FeatureMap.from_rows(rng.normal(size=(6, 8, 8)).astype(np.float32), np.ones((6, 8), np.float32)))\n"
+        "    rows = rng.normal(size=(6, 8, 8)).astype(np.float32)\n"
+        "    fuse_frame(m, f, FeatureMap.from_rows(rows, np.ones((6, 8), np.float32)))\n"
         "s = m.snapshot()\n"
         "print(len(s), hashlib.sha256(s.coords.tobytes() + s.features.tobytes() + s.weight.tobytes()).hexdigest())\n",
         encoding="utf-8",
@@ -321,7 +323,11 @@ def test_two_processes_agree(new_map, make_frame, make_features, tmp_path):
     root = os.path.dirname(os.path.dirname(__import__("geopurify_core").__file__))
     answers = {
         subprocess.run(
-            [sys.executable, str(script), root], capture_output=True, text=True, check=True, env={**os.environ, "PYTHONHASHSEED": seed}
+            [sys.executable, str(script), root],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
         ).stdout
         for seed in ("1", "2")
     }
