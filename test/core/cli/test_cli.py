@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -245,3 +247,25 @@ def test_help_is_quick_because_nothing_heavy_is_imported():
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_bag_leaves_nothing(tmp_path, stop):
+    """Started as a process of its own: nothing but a real signal shows what is left behind."""
+    command = [
+        sys.executable,
+        "-m",
+        "geopurify_core.cli",
+        "bag",
+        "from-scannet",
+        "synthetic:3",
+        str(tmp_path / "a.mcap"),
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline and not any(tmp_path.glob(".a.mcap*/*/*")):
+        time.sleep(0.02)
+    assert process.poll() is None, process.communicate()
+    process.send_signal(stop)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and b"Interrupted" in said and not list(tmp_path.iterdir())
