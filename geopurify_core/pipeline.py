@@ -118,12 +118,13 @@ class SemanticMapper:
 
     def engine(self) -> QueryEngine:
         """The query engine over the newest snapshot, rebuilt only when the map has changed."""
-        snapshot = self.snapshot()
-        engine = self._engine
-        if engine is None or engine.snapshot is not snapshot:
-            engine = QueryEngine(snapshot, self.backbone, self.config.query)
-            self._engine = engine
-        return engine
+        with self._lock:
+            if self._engine is not None and self._engine.snapshot.version != self._map.version:
+                self._engine = None  # first let go of the old snapshot: its memory then serves the new one
+            snapshot = self._map.snapshot()
+            if self._engine is None or self._engine.snapshot is not snapshot:
+                self._engine = QueryEngine(snapshot, self.backbone, self.config.query)
+            return self._engine
 
     def load(self, snapshot: MapSnapshot) -> None:
         """Replace the map by a loaded one; nothing changes if it does not fit this backbone."""
@@ -133,12 +134,12 @@ class SemanticMapper:
             )
         loaded = VoxelMap.from_snapshot(snapshot, self.config.map)
         with self._lock:
-            self._map = loaded
+            self._map, self._engine = loaded, None
 
     def reset(self) -> None:
         """Forget everything."""
         with self._lock:
-            self._map = self._empty_map()
+            self._map, self._engine = self._empty_map(), None
 
     def _empty_map(self) -> VoxelMap:
         backbone = self.backbone

@@ -153,14 +153,15 @@ class MappingNode(Node):
 
     def _publish_cloud(self) -> None:
         """The semantic cloud, if map or labels have changed."""
-        if self.session.state not in ("mapping", "paused"):
+        if self.session.state not in ("mapping", "paused") or not self.outputs.cloud_wanted:
             return
-        engine, labels = self.session.mapper.engine(), tuple(self._labels)
-        if self._shown == (engine.snapshot.version, labels):
+        mapper, labels = self.session.mapper, tuple(self._labels)
+        snapshot = mapper.snapshot()
+        shown = (snapshot.version, snapshot.stamp_ns, len(snapshot), labels)  # versions start over after a reset
+        if self._shown == shown:
             return
-        cloud = labelled_cloud(engine, labels)[0] if labels else plain_cloud(engine.snapshot)
-        self.outputs.show_cloud(cloud)
-        self._shown = (engine.snapshot.version, labels)
+        self.outputs.show_cloud(labelled_cloud(mapper.engine(), labels)[0] if labels else plain_cloud(snapshot))
+        self._shown = shown
 
     def _guarded(self, step: Any) -> Any:
         """``step`` as a timer's callback: an exception is reported and ends nothing."""

@@ -34,6 +34,11 @@ class Outputs:
         self._status = node.create_publisher(MapStatus, "~/status", _LATCHED)
         self._diagnostics = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
 
+    @property
+    def cloud_wanted(self) -> bool:
+        """Whether anybody listens to the semantic cloud."""
+        return bool(self._semantic.get_subscription_count())
+
     def show_cloud(self, cloud: PointCloud2) -> None:
         """Publish the semantic cloud."""
         self._semantic.publish(cloud)

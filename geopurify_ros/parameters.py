@@ -1,12 +1,11 @@
 """One schema for all parameters: the core's config tree and the ROS side's own, declared, checked and changed together.
 
-``python -m geopurify_ros.parameters markdown|yaml`` writes the table of the docs and the parameter file.
+``tools/write_parameters.py`` writes the parameter file and the tables of the docs from it.
 """
 
 from __future__ import annotations
 
 import array
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -190,35 +189,3 @@ class Parameters:
 
 def _yaml_value(value: Any) -> Any:
     return list(value) if isinstance(value, (array.array, tuple)) else value
-
-
-def markdown_table() -> str:
-    """The parameter table of docs/ros.md."""
-    lines = ["| Parameter | Default | Range | At run time | Meaning |", "|---|---|---|---|---|"]
-    for item in schema():
-        span = " \\| ".join(item.choices) or (
-            f"{item.ge:g} … {item.le:g}" if item.ge is not None and item.le is not None else ""
-        )
-        default = "''" if item.type is dict else yaml.safe_dump(item.default, default_flow_style=True).split("\n")[0]
-        unit = f" {item.unit}" if item.unit else ""
-        change = "yes" if item.key.startswith(RUNTIME) else ""
-        lines.append(f"| `{item.key}` | `{default}`{unit} | {span} | {change} | {item.description} |")
-    return "\n".join(lines) + "\n"
-
-
-def parameter_file() -> str:
-    """config/mapping.yaml: every parameter with its default and a comment."""
-    lines = ["# Every parameter of mapping_node with its default. Written by: python -m geopurify_ros.parameters yaml"]
-    lines += ["/**:", "  ros__parameters:"]
-    for item in schema():
-        span = f" one of: {', '.join(item.choices)}." if item.choices else ""
-        unit = f" [{item.unit}]" if item.unit else ""
-        value = "''" if item.type is dict else yaml.safe_dump(item.default, default_flow_style=True).split("\n")[0]
-        comment = f"    # {item.description}{span}{unit}"
-        # rcl cannot read an empty list, it has no type
-        lines += [comment, f"    {'# ' if item.type is list else ''}{item.key}: {value}"]
-    return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    sys.stdout.write({"markdown": markdown_table, "yaml": parameter_file}[sys.argv[1]]())

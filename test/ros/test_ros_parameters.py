@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ pytest.importorskip("rclpy")
 import rclpy
 from rclpy.parameter import Parameter
 
-from geopurify_core.config import Config, settings
+from geopurify_core.config import Config
 from geopurify_core.errors import InvalidConfigError
 from geopurify_ros import parameters as p
 
@@ -113,9 +114,14 @@ def test_changes_at_run_time_are_all_or_nothing(make: Any) -> None:
 
 
 def test_parameter_file_and_docs_are_written_from_the_schema(repository: Path) -> None:
-    """After a change: python -m geopurify_ros.parameters yaml > config/mapping.yaml, markdown into docs/ros.md."""
-    assert (repository / "config" / "mapping.yaml").read_text(encoding="utf-8") == p.parameter_file()
-    assert p.markdown_table() in (repository / "docs" / "ros.md").read_text(encoding="utf-8")
-    values = yaml.safe_load(p.parameter_file())["/**"]["ros__parameters"]
+    """After a change of parameters run tools/write_parameters.py."""
+    spec = importlib.util.spec_from_file_location("write_parameters", repository / "tools" / "write_parameters.py")
+    assert spec and spec.loader
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    assert (repository / "config" / "mapping.yaml").read_text(encoding="utf-8") == tool.parameter_file()
+    page = (repository / "docs" / "ros.md").read_text(encoding="utf-8")
+    assert tool.docs(page) == page
+    values = yaml.safe_load(tool.parameter_file())["/**"]["ros__parameters"]
     listed = {item.key for item in p.schema() if item.type is not list}
-    assert set(values) == listed >= {item.key for item in settings(Config)}
+    assert set(values) == listed
