@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geopurify_core.config import DepthConfig, FusionConfig
+from geopurify_core.camera import PinholeCamera
+from geopurify_core.config import DepthConfig, FusionConfig, MapConfig
 from geopurify_core.depth import trusted_depth
 from geopurify_core.errors import BackboneError, MapMismatchError
 from geopurify_core.frame import RGBDFrame
 from geopurify_core.mapping import reference
-from geopurify_core.mapping.jit import HAVE_NUMBA, run_chunks, run_each
+from geopurify_core.mapping.jit import HAVE_NUMBA, read_only, run_chunks, run_each
 from geopurify_core.mapping.observations import ObservationCounts, Observations, observe_frame
 from geopurify_core.mapping.voxel_map import Placement, VoxelMap
 from geopurify_core.vision.base import FeatureMap
@@ -152,7 +153,7 @@ def _integrate_numba(
         placement.rows, sums, stamp_ns, arrays.geometry_weight, arrays.colour, arrays.normal.view(np.uint16),
         arrays.first_seen_ns, arrays.last_seen_ns, limit,
     )  # fmt: skip
-    rows = feature_map.rows
+    rows = read_only(feature_map.rows)
     run_chunks(
         update_features, len(keys), placement.rows, first, cells, weights,
         rows.view(np.uint16) if rows.dtype == np.float16 else rows,
@@ -168,13 +169,13 @@ def _merge(observations: Observations, feature_map: FeatureMap, config: FusionCo
     """
     from geopurify_core.mapping.merge_kernels import group_pairs, join_voxels, merge_part
 
-    confidence = np.ascontiguousarray(feature_map.confidence).reshape(-1)
+    confidence = read_only(feature_map.confidence.reshape(-1))
     cuts = _cuts(observations)
     parts = run_each(
         merge_part,
         [
             (low, high, observations.order, observations.key, observations.cell, observations.weight,
-             confidence, config.min_confidence, observations.rgb, observations.normal)
+             confidence, float(config.min_confidence), observations.rgb, observations.normal)
             for low, high in pairwise(cuts)
         ],
     )  # fmt: skip
@@ -237,3 +238,17 @@ def _use_numba(engine: str) -> bool:
     if engine not in ENGINES or (engine == "numba" and not HAVE_NUMBA):
         raise ValueError(f"no fusion engine {engine!r} here; there are {ENGINES}, numba only where it is installed")
     return HAVE_NUMBA and engine != "torch"
+
+
+def warm_up(feature_dim: int = 8) -> None:
+    """Compile (or load from numba's cache) everything the first frame and the first snapshot would wait for."""
+    camera = PinholeCamera(40.0, 40.0, 20.0, 15.0, 40, 30)
+    rgb, depth_m = np.zeros((30, 40, 3), np.uint8), np.full((30, 40), 2.0, np.float32)
+    for kind in (np.float32, np.float16):
+        voxel_map = VoxelMap(MapConfig(budget_mb=8), feature_dim, "warm-up", "warm-up")
+        for scale in (1, 2):
+            lens = camera.scaled(40 * scale, 30 * scale)
+            frame = RGBDFrame(rgb.repeat(scale, 0).repeat(scale, 1), depth_m, lens, np.eye(4), 0)
+            features = FeatureMap.from_rows(np.ones((3, 4, feature_dim), kind), np.ones((3, 4), np.float32))
+            fuse_frame(voxel_map, frame, features)
+        voxel_map.snapshot()

@@ -15,6 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any, cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 log = logging.getLogger(__name__)
 
 Function = Callable[..., Any]
@@ -23,7 +26,9 @@ HAVE_NUMBA = importlib.util.find_spec("numba") is not None
 _MAX_THREADS = 8
 
 
-def compiled(*, contract: bool = False, reassociate: bool = False, inline: bool = False) -> Callable[[Function], Function]:
+def compiled(
+    *, contract: bool = False, reassociate: bool = False, inline: bool = False
+) -> Callable[[Function], Function]:
     """Decorator: compile with numba, cached on disk where some folder is writable, unchanged where numba is absent.
 
     Args:
@@ -51,6 +56,14 @@ def compiled(*, contract: bool = False, reassociate: bool = False, inline: bool 
             return cast(Function, numba.njit(**options)(function))
 
     return decorate
+
+
+def read_only(array: NDArray[Any]) -> NDArray[Any]:
+    """A C-contiguous array that may not be written. Images from messages come like that and others do not; numba would
+    compile every kernel once for each kind."""
+    array = np.ascontiguousarray(array).view()
+    array.setflags(write=False)
+    return array
 
 
 def num_threads() -> int:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from geopurify_core.camera import PinholeCamera
 from geopurify_core.config import FusionConfig
 from geopurify_core.frame import RGBDFrame
-from geopurify_core.mapping.jit import run_chunks
+from geopurify_core.mapping.jit import read_only, run_chunks
 
 # Normals are differences over this share of the image width: wide enough for sensor noise, narrower than most voxels.
 _NORMAL_STEP_SHARE = 1 / 160
@@ -126,13 +126,14 @@ def observe_frame(
     counts = run_chunks(
         observe_rows, height, np.pad(depth_m, tables.step), tables.step, tables.ray_x, tables.ray_y,
         tables.cell_column, tables.cell_row, grid_shape[1], np.ascontiguousarray(frame.T_map_camera[:3]),
-        1.0 / voxel_size_m, config.range_weight_m, config.incidence_weight, key, cell, weight, normal,
+        1.0 / voxel_size_m, float(config.range_weight_m), bool(config.incidence_weight), key, cell, weight, normal,
         min_chunk=16, per_thread=2,
     )  # fmt: skip
-    rgb = np.ascontiguousarray(frame.rgb)
+    rgb = read_only(frame.rgb)
     if not tables.same_pixels:
-        source, rgb = rgb, np.empty((height, width, 3), np.uint8)
-        run_chunks(gather_colours, height, source, tables.rgb_row, tables.rgb_column, rgb, min_chunk=64)
+        near = np.empty((height, width, 3), np.uint8)
+        run_chunks(gather_colours, height, rgb, tables.rgb_row, tables.rgb_column, near, min_chunk=64)
+        rgb = read_only(near)
     observations = Observations(
         key.reshape(-1), cell.reshape(-1), weight.reshape(-1), rgb.reshape(-1, 3), normal.reshape(3, -1), tables.order
     )

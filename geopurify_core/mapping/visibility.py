@@ -12,6 +12,7 @@ from geopurify_core.config import DepthConfig, FusionConfig
 from geopurify_core.errors import InvalidFrameError
 from geopurify_core.frame import check_rgb
 from geopurify_core.mapping.fusion import FusionReport, check_values, check_width, integrate
+from geopurify_core.mapping.jit import read_only
 from geopurify_core.mapping.keys import NO_KEY, voxel_of
 from geopurify_core.mapping.observations import ObservationCounts, Observations
 from geopurify_core.mapping.voxel_map import VoxelMap
@@ -175,7 +176,7 @@ def _observe(
         key,
         cell.astype(np.int32),
         weight.astype(np.float32),
-        points.rgb[v, u],
+        read_only(points.rgb[v, u]),
         np.zeros((3, len(z)), np.float32),
         np.argsort(cell, kind="stable").astype(np.int32),
     )

@@ -324,3 +324,26 @@ def test_full_resolution_frame_of_real_size(make_frame, make_features):
     snapshot = voxel_map.snapshot()
     assert snapshot.geometry_weight.astype(float).sum() == pytest.approx(report.pixels_used, rel=1e-5)
     assert report.pairs_merged < report.pixels_used / 2
+
+
+def test_warm_up_leaves_nothing_to_compile(make_frame, make_features, new_map):
+    pytest.importorskip("numba")
+    from geopurify_core.mapping import merge_kernels, observe_kernels, update_kernels
+    from geopurify_core.mapping.fusion import warm_up
+
+    warm_up()
+    kernels = [
+        merge_kernels.merge_part, merge_kernels.join_voxels, merge_kernels.group_pairs, observe_kernels.observe_rows,
+        observe_kernels.gather_colours, update_kernels.update_features, update_kernels.update_geometry,
+        update_kernels.copy_blocks,
+    ]  # fmt: skip
+    before = [len(kernel.signatures) for kernel in kernels]
+    for scale, dtype in ((1, np.float32), (2, np.float16)):
+        frame, features = make_frame(0, rgb_scale=scale), make_features(0, dtype=dtype)
+        frame.rgb.setflags(write=False)
+        features.features.setflags(write=False)
+        features.confidence.setflags(write=False)
+        voxel_map = new_map()
+        fuse_frame(voxel_map, frame, features, DepthConfig(edge_jump=0), FusionConfig(2, False, 0))
+        voxel_map.snapshot()
+    assert [len(kernel.signatures) for kernel in kernels] == before

@@ -276,7 +276,7 @@ for i in range(1_000_000):
 
 
 def test_kill_9_never_loses_the_map(tmp_path, repository):
-    """R8: a process that saves without pause is killed at 24 random moments; the file is always one map or the other."""
+    """R8: a process that saves without pause is killed at 24 random moments; the file is always one of its maps."""
     helper = tmp_path / "helper"
     helper.mkdir()
     shutil.copy(__file__, helper / "test_store_snapshots.py")
