@@ -70,3 +70,14 @@ def test_pyproject_describes_tools_only(repository: Path) -> None:
     tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no TOML reader")
     document = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))
     assert set(document) == {"tool"}
+
+
+def test_every_data_file_of_the_packages_is_installed(repository: Path) -> None:
+    """setup.py names endings; a data file with another one would be missing from every installation but ours."""
+    text = (repository / "setup.py").read_text(encoding="utf-8")
+    listed = re.search(r"for ending in \(([^)]*)\)", text)
+    assert listed is not None
+    endings = set(re.findall(r'"(\w+)"', listed.group(1)))
+    files = [path for path in (repository / "geopurify_core").rglob("*") if path.is_file()]
+    data = [path for path in files if path.suffix not in {".py", ".pyc", ".nbi", ".nbc"}]
+    assert [str(path) for path in data if path.suffix.lstrip(".") not in endings] == []
