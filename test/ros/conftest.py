@@ -26,7 +26,12 @@ def ros_env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment of every ROS process of this run; also that of the test process itself."""
     pytest.importorskip("rclpy")
     pytest.importorskip("geopurify_interfaces.srv", reason="geopurify_interfaces is not built: make setup")
-    site = tmp_path_factory.mktemp("site")
+    return make_environment(tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("ros_log"))
+
+
+def make_environment(site: Path, logs: Path) -> dict[str, str]:
+    """A domain of its own, shared memory only, and the stub network as an installed backbone."""
+    site.mkdir(parents=True, exist_ok=True)
     (site / STUB.name).write_bytes(STUB.read_bytes())
     info = site / "geopurify_stub-1.0.dist-info"
     info.mkdir()
@@ -34,7 +39,7 @@ def ros_env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     (info / "entry_points.txt").write_text("[geopurify.backbones]\nstub = geopurify_stub:StubBackbone\n")
     os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randint(1, 100))
     os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"] = str(ROOT / "config" / "fastdds_shm.xml")
-    os.environ["ROS_LOG_DIR"] = str(tmp_path_factory.mktemp("ros_log"))
+    os.environ["ROS_LOG_DIR"] = str(logs)
     path = os.pathsep.join(filter(None, [str(ROOT), str(site), os.environ.get("PYTHONPATH", "")]))
     return {**os.environ, "PYTHONPATH": path}
 
