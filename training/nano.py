@@ -40,6 +40,7 @@ class Recipe:
         pull: Weight of 1 - cos to the pixel's own anchor.
         pixels: Share of the output cells that enter the loss.
         ema: Decay of the averaged weights that are kept.
+        start_from: Folder of an earlier run whose averaged weights to start with; empty for random ones.
         seed: Of initial weights, order and augmentation.
     """
 
@@ -54,6 +55,7 @@ class Recipe:
     pull: float = 0.3
     pixels: float = 0.4
     ema: float = 0.995
+    start_from: str = ""
     seed: int = 0
 
 
@@ -138,6 +140,9 @@ class Trainer:
         torch.manual_seed(recipe.seed)
         self.recipe, self.views, self.anchors = recipe, views, anchors
         self.net = NanoNet().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if recipe.start_from:
+            earlier = torch.load(Path(recipe.start_from) / "checkpoint.pt", weights_only=True)
+            self.net.load_state_dict(earlier["average"])
         self.average = copy.deepcopy(self.net).eval()
         decay = [p for p in self.net.parameters() if p.ndim > 1]
         plain = [p for p in self.net.parameters() if p.ndim <= 1]

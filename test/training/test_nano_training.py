@@ -6,12 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from geopurify_core.datasets.synthetic.kinds import CLASS_NAMES, kinds
 from geopurify_core.vision.nano_net import NanoNet, deployable
 from training.nano import Recipe, Trainer, batch_at, learning_rate, loss_at, train
 from training.nano_augment import CROP_HEIGHT, CROP_WIDTH, augment
-from training.nano_eval import summary
+from training.nano_eval import real, summary
 from training.nano_text import load_anchors
 from training.nano_views import FIRST_TRAINING_SEED, NOTHING, VALIDATION_SEEDS, Views, render_views
 
@@ -144,3 +145,29 @@ def test_summary_against_numbers_worked_out_by_hand():
 
 def test_views_have_a_length(views):
     assert len(Views(views.rgb, views.kind)) == 4
+
+
+@pytest.mark.parametrize("layout", ["folders", "side by side"])
+def test_labelled_pictures_are_paired_and_mapped_to_the_20_classes(tmp_path, layout):
+    picture, labels = Image.new("RGB", (8, 6), (9, 9, 9)), Image.fromarray(np.full((6, 8), 14, np.uint8))
+    if layout == "folders":
+        for name in ("color", "label"):
+            (tmp_path / name).mkdir()
+        picture.save(tmp_path / "color" / "1.jpg")
+        Image.new("RGB", (4, 4)).save(tmp_path / "color" / "10.jpg")
+        labels.save(tmp_path / "label" / "1.png")
+    else:
+        picture.save(tmp_path / "0007.jpg")
+        labels.save(tmp_path / "0007_label.png")
+    pairs = list(real(tmp_path))
+    assert len(pairs) == 1 and pairs[0][0].shape == (6, 8, 3)
+    assert (pairs[0][1] == 12).all()  # NYU40 calls a desk 14, ScanNet-20 puts it 13th
+
+
+def test_a_second_run_starts_from_the_weights_of_the_first(views, anchors, tmp_path):
+    first = Trainer(TINY, views, anchors)
+    first.advance()
+    first.save(tmp_path)
+    second = Trainer(replace(TINY, start_from=str(tmp_path)), views, anchors)
+    assert second.step == 0
+    torch.testing.assert_close(second.net.project.weight, first.average.project.weight)
