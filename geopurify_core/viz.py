@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from geopurify_core.errors import GeoPurifyError, QueryError
-from geopurify_core.geometry import box_corners_m, estimate_up, unit_up
+from geopurify_core.geometry import corners_m, estimate_up, unit_up
 from geopurify_core.mapping.snapshot import MapSnapshot
 from geopurify_core.querying.results import DetectedObject, QueryResult
 from geopurify_core.render import Raster, View, below_ceiling, facing_viewer, paint, rasterise, without_specks
@@ -102,7 +102,7 @@ def draw_query(
         picture = paint(panel.raster, colors[panel.shown], snapshot.normals[panel.shown], panel.view, relief=0.8)
         _show(axis, panel, picture)
         for rank, found in reversed(list(enumerate(objects))):
-            _draw_box(axis, panel.view, found, rank, direction)
+            _draw_box(axis, panel.view, found, rank)
     _list_objects(figure, objects)
     _scale(figure, low, high)
     _save(figure, path)
@@ -212,11 +212,11 @@ def _show(axis: Any, panel: _Panel, picture: NDArray[np.uint8]) -> None:
     axis.set_ylim(panel.raster.extent_m[2:])
 
 
-def _draw_box(axis: Any, view: View, found: DetectedObject, rank: int, up: NDArray[np.float64]) -> None:
+def _draw_box(axis: Any, view: View, found: DetectedObject, rank: int) -> None:
     from matplotlib.patheffects import Normal, Stroke
 
     color = BOX_COLORS[rank % len(BOX_COLORS)]
-    corners = view.project(box_corners_m(found.center_m, found.size_m, found.yaw_rad, up))
+    corners = view.project(corners_m(found.center_m, found.size_m, found.R_map_box))
     casing = [Stroke(linewidth=3.6, foreground=PAPER, alpha=0.85), Normal()]
     for a, b in _EDGES:
         axis.plot(

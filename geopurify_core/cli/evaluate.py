@@ -2,11 +2,142 @@
 
 from __future__ import annotations
 
-import typer
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-app = typer.Typer(no_args_is_help=True, help="Measure answers against known objects.")
+import numpy as np
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from geopurify_core.cli.common import load_config, out, parse_options
+from geopurify_core.cli.mapping import effective_config, integrate_all
+
+if TYPE_CHECKING:
+    from geopurify_core.datasets.synthetic import SyntheticDataset
+    from geopurify_core.evaluation.metrics import SegmentationScores
+    from geopurify_core.evaluation.targets import TargetReport
+    from geopurify_core.mapping.snapshot import MapSnapshot
+    from geopurify_core.querying.engine import QueryEngine
+
+app = typer.Typer(no_args_is_help=True, help="Measure answers against what is known to be there.")
+# nobody asks for these by name, or they are everywhere
+_NOT_ASKED = ("wall", "floor", "ceiling", "otherfurniture")
+
+_AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command("targets")
-def targets() -> None:
-    """Count how often a known object is among the first answers."""
+def targets(
+    map_path: Annotated[Path, typer.Argument(metavar="MAP", help="A map file written by `geopurify map`.")],
+    known: Annotated[
+        Path,
+        typer.Argument(metavar="TARGETS", help='JSON: {"objects": [{"query": "red chair", "xyz": [x, y, z]}, …]}.'),
+    ],
+    tolerance_m: Annotated[float, typer.Option(min=0, help="How far from the box a target may lie, metres.")] = 0.3,
+    config: Annotated[str | None, typer.Option(help="YAML file with query settings.")] = None,
+    as_json: _AsJson = False,
+) -> None:
+    """Count how often a known object is among the first answers to its name."""
+    from geopurify_core.cli.text_side import open_engine
+    from geopurify_core.evaluation.targets import evaluate_targets, read_targets
+
+    wanted = read_targets(known)
+    report = evaluate_targets(open_engine(map_path, load_config(config).query), wanted, tolerance_m)
+    if as_json:
+        typer.echo(json.dumps(report.as_plain(), ensure_ascii=False, indent=2))
+        return
+    _print_targets(report)
+
+
+@app.command("synthetic")
+def synthetic(
+    seed: Annotated[int, typer.Option(min=0, help="Apartment; the built-in network was trained on seeds ≥ 1000.")] = 3,
+    frames: Annotated[int, typer.Option(min=1, help="Length of the walk.")] = 120,
+    backbone: Annotated[str | None, typer.Option(help="2D network, as for `geopurify map`.")] = None,
+    backbone_option: Annotated[
+        list[str] | None, typer.Option("--backbone-option", "-b", metavar="KEY=VALUE", help="Option of the backbone.")
+    ] = None,
+    dataset_option: Annotated[
+        list[str] | None, typer.Option("--dataset-option", "-d", metavar="KEY=VALUE", help="Option of the apartment.")
+    ] = None,
+    config: Annotated[str | None, typer.Option(help="YAML file; `geopurify config` prints one.")] = None,
+    as_json: _AsJson = False,
+) -> None:
+    """Map a procedural apartment and score it: labels of all voxels, and objects found by their class name."""
+    from geopurify_core.datasets import open_dataset
+    from geopurify_core.evaluation.targets import evaluate_targets
+    from geopurify_core.pipeline import SemanticMapper
+
+    settings = effective_config(config, [], backbone, backbone_option or [])
+    options = {"num_frames": frames, **parse_options(dataset_option or [], "--dataset-option")}
+    recording: Any = open_dataset(f"synthetic:{seed}", **options)
+    mapper = SemanticMapper(settings)
+    integrate_all(mapper, recording, 1, None)
+    engine = mapper.engine()
+    labels = _label_scores(engine, recording.source)
+    report = evaluate_targets(engine, _class_targets(recording.source, engine.snapshot))
+    if as_json:
+        plain = {"dataset": recording.name, "backbone": settings.backbone.name, "labels": vars(labels)}
+        typer.echo(json.dumps({**plain, "objects": report.as_plain()}, ensure_ascii=False, indent=2))
+        return
+    _print_labels(labels)
+    _print_targets(report)
+
+
+def _label_scores(engine: QueryEngine, scene: SyntheticDataset) -> SegmentationScores:
+    """Every voxel takes the best of ScanNet's 20 names; voxels of other things do not count."""
+    from geopurify_core.evaluation.metrics import IGNORE, confusion_matrix, scores
+    from geopurify_core.labels import load_label_set
+
+    names = load_label_set("scannet20").names
+    truth = scene.ground_truth(engine.snapshot.centers_m)
+    table = np.full(256, IGNORE, dtype=np.uint8)
+    for index, name in enumerate(scene.class_names):
+        table[index] = names.index(name) if name in names else IGNORE
+    predicted, _ = engine.segment(list(names))
+    return scores(confusion_matrix(table[truth], predicted, len(names)), names)
+
+
+def _class_targets(scene: SyntheticDataset, snapshot: MapSnapshot) -> list[Any]:
+    """Name and object centres of each class that the map has seen and that people ask for."""
+    from geopurify_core.evaluation.targets import Target
+
+    seen = set(np.unique(scene.ground_truth_instances(snapshot.centers_m)).tolist())
+    centers: dict[str, list[Any]] = {}
+    for thing in scene.objects:
+        if thing.class_name not in _NOT_ASKED and thing.instance in seen:
+            centers.setdefault(thing.class_name, []).append(thing.center_m)
+    return [Target(name, np.array(points, dtype=np.float64)) for name, points in sorted(centers.items())]
+
+
+def _print_targets(report: TargetReport) -> None:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("target")
+    for name in ("hit at rank", r"first box off by \[m]", "score", "objects"):
+        table.add_column(name, justify="right")
+    for row in report.rows:
+        distance = f"{row.distance_m:.2f}" if np.isfinite(row.distance_m) else "–"
+        score = f"{row.score:.2f}" if np.isfinite(row.score) else "–"
+        table.add_row(escape(row.text), str(row.rank or "miss"), distance, score, str(row.num_objects))
+    out.print(table)
+    count = len(report.rows)
+    out.print(f"hit@1 {report.hits_at(1)}/{count}   hit@3 {report.hits_at(3)}/{count}", style="bold")
+    sizes = f"boxes of the first three answers: median {report.median_volume_m3:.3f} m³"
+    out.print(
+        f"{sizes}, largest {report.largest_volume_m3:.2f} m³, too large to count {report.oversized}",
+        style="dim",
+        soft_wrap=True,
+    )
+
+
+def _print_labels(labels: SegmentationScores) -> None:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("class")
+    table.add_column("IoU", justify="right")
+    table.add_column("accuracy", justify="right")
+    for name, iou in sorted(labels.iou.items(), key=lambda item: -item[1]):
+        table.add_row(name, f"{iou:.3f}", f"{labels.acc[name]:.3f}")
+    out.print(table)
+    out.print(f"mIoU {labels.miou:.3f}   mAcc {labels.macc:.3f}   voxels right {labels.accuracy:.3f}\n", style="bold")

@@ -59,11 +59,11 @@ def map_dataset(
     from geopurify_core.mapping.store import save_map
     from geopurify_core.pipeline import SemanticMapper
 
-    settings = _effective_config(config, setting or [], backbone, backbone_option or [])
+    settings = effective_config(config, setting or [], backbone, backbone_option or [])
     recording = open_dataset(dataset, **parse_options(dataset_option or [], "--dataset-option"))
     _check_destination(out_path)
     mapper = SemanticMapper(settings)
-    run = _integrate_all(mapper, recording, stride, max_frames)
+    run = integrate_all(mapper, recording, stride, max_frames)
     if not run.integrated:
         raise DatasetError(f"dataset {dataset}", dict(run.skipped), "No frame was usable, so no map was written.")
     snapshot = mapper.snapshot()
@@ -78,7 +78,7 @@ def map_dataset(
         raise typer.Exit(INTERRUPTED)
 
 
-def _effective_config(path: str | None, pairs: list[str], backbone: str | None, options: list[str]) -> Config:
+def effective_config(path: str | None, pairs: list[str], backbone: str | None, options: list[str]) -> Config:
     """Defaults, then the file, then ``--set``, then ``--backbone`` and its options."""
     config = load_config(path, pairs)
     given = parse_options(options, "--backbone-option")
@@ -97,7 +97,7 @@ def _check_destination(path: Path) -> None:
         raise InvalidConfigError("--out", str(path), f"Its folder cannot be made: {error.strerror}.") from error
 
 
-def _integrate_all(mapper: SemanticMapper, recording: RGBDDataset, stride: int, max_frames: int | None) -> _Run:
+def integrate_all(mapper: SemanticMapper, recording: RGBDDataset, stride: int, max_frames: int | None) -> _Run:
     """Fuse frame after frame with a progress bar; Ctrl-C ends it early and keeps what is there."""
     from geopurify_core.datasets import iterate
 

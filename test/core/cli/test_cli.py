@@ -241,6 +241,28 @@ def test_small_parsers():
     assert names == ["q_a_b.png", "q_a_b_2.png"] and picture_paths(Path("q.png"), ["x"]) == [Path("q.png")]
 
 
+def test_eval_targets(map_file, tmp_path):
+    known = {"objects": [{"query": "tomato", "xyz": [-0.6, 0, 1.7]}, {"query": "plum", "xyz": [-0.6, 0, 1.7]}]}
+    (tmp_path / "t.json").write_text(json.dumps(known))
+    result = runner.invoke(app, ["eval", "targets", str(map_file), str(tmp_path / "t.json"), "--json"])
+    report = json.loads(result.stdout)
+    assert (report["targets"], report["hit_at_1"]) == (2, 1) and report["rows"][0]["rank"] == 1
+    assert report["rows"][1]["distance_m"] > 0.8  # the plum is 1.2 m away, less half its box
+    shown = runner.invoke(app, ["eval", "targets", str(map_file), str(tmp_path / "t.json")])
+    assert "hit@1 1/2" in shown.stdout
+    bad = runner.invoke(app, ["eval", "targets", str(map_file), str(tmp_path / "absent.json")])
+    assert bad.exit_code == 2 and "targets" in bad.stderr
+
+
+def test_eval_synthetic():
+    small = ["--frames", "2", "-d", "width=64", "-d", "height=48", "--backbone", "fruit"]
+    report = json.loads(runner.invoke(app, ["eval", "synthetic", *small, "--json"]).stdout)
+    assert report["dataset"] == "synthetic:3" and 0 <= report["labels"]["miou"] <= 1
+    assert report["objects"]["targets"] >= report["objects"]["hit_at_3"] >= report["objects"]["hit_at_1"]
+    shown = runner.invoke(app, ["eval", "synthetic", *small])
+    assert shown.exit_code == 0 and "mIoU" in shown.stdout and "hit@3" in shown.stdout
+
+
 def test_help_is_quick_because_nothing_heavy_is_imported():
     heavy = "{'torch', 'matplotlib', 'open3d', 'onnxruntime', 'rosbags', 'sentence_transformers'}"
     code = f"import sys; from geopurify_core.cli.app import app; print(sorted({heavy} & set(sys.modules)))"
