@@ -47,20 +47,11 @@ def level_rotation(up: ArrayLike) -> NDArray[np.float64]:
     return R
 
 
-def box_corners_m(
-    center_m: ArrayLike, size_m: ArrayLike, yaw_rad: float, up: ArrayLike = MAP_UP
-) -> NDArray[np.float64]:
-    """(8, 3) corners, metres, of a box that stands upright along ``up`` and is turned by ``yaw_rad`` about it.
+def corners_m(center_m: ArrayLike, size_m: ArrayLike, R_map_box: NDArray[np.floating]) -> NDArray[np.float64]:
+    """(8, 3) corners, metres, of a box whose axes in the map are the columns of ``R_map_box``.
 
     Corner i lies on the positive side of axis k where bit k of i is set.
     """
-    c, s = np.cos(yaw_rad), np.sin(yaw_rad)
-    R_level_box = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
-    return corners_m(center_m, size_m, level_rotation(up).T @ R_level_box)
-
-
-def corners_m(center_m: ArrayLike, size_m: ArrayLike, R_map_box: NDArray[np.floating]) -> NDArray[np.float64]:
-    """(8, 3) corners, metres, of a box whose axes in the map are the columns of ``R_map_box``; ordered as above."""
     signs = np.array([[(i >> k) & 1 for k in range(3)] for i in range(8)]) - 0.5
     corners: NDArray[np.float64] = np.asarray(center_m) + (signs * np.asarray(size_m)) @ R_map_box.T
     return corners
