@@ -60,6 +60,12 @@ class DetectorOutput:
     score_power: float = setting(
         1.0, "Confidence is score to this power: above 1 trusts sure detections more.", ge=0.1, le=4.0
     )
+    loose_area: float = setting(
+        0.2,
+        "Boxes above this share of the image fit loosely (a bed's box is half wall): confidence falls as they grow.",
+        ge=0.001,
+        le=1.0,
+    )
 
 
 @dataclass(frozen=True)
@@ -190,13 +196,21 @@ class DetectorBackbone:
         scale = np.array([grid[1], grid[0], grid[1], grid[0]], dtype=np.float32)
         share = np.zeros((*grid, len(found.boxes)), dtype=np.float32)
         doubt = np.ones(grid, dtype=np.float32)
+        trust = self._trust(found)
         for i, box in enumerate(found.boxes * scale):
             rows, columns, mask = box_mask(box, depth_cells, grid)
-            evidence = mask * found.scores[i].max() ** self._spec.output.score_power
+            evidence = mask * trust[i]
             share[rows, columns, i] = evidence / max((box[2] - box[0]) * (box[3] - box[1]), 1.0)
             doubt[rows, columns] *= 1.0 - evidence
         share /= np.maximum(share.sum(axis=2, keepdims=True), 1e-12)
         return VectorMixture(share, self._box_vectors(found.scores), 1.0 - doubt)
+
+    def _trust(self, found: Detections) -> Array:
+        """(n,) confidence of each box: its score, lowered where the box is too large to fit tightly."""
+        output = self._spec.output
+        area = (found.boxes[:, 2:] - found.boxes[:, :2]).prod(axis=1)
+        tightness = np.minimum(output.loose_area / np.maximum(area, 1e-9), 1.0)
+        return np.asarray(found.scores.max(axis=1) ** output.score_power * tightness, dtype=np.float32)
 
     def _box_vectors(self, scores: Array) -> Array:
         """(n, C) mean label vector of each box, labels weighed by squared score: doubt between two names stays."""

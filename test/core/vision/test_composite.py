@@ -70,7 +70,7 @@ def test_resampling_does_not_dilute_with_empty_cells() -> None:
 
 
 def members(colour_net: MakeModel, constant_net: MakeModel) -> list[dict[str, Any]]:
-    boxes = {"boxes": np.array([[[0, 0, 32, 64]]], np.float32), "scores": np.array([[[0.5]]], np.float32)}
+    boxes = {"boxes": np.array([[[8, 24, 24, 40]]], np.float32), "scores": np.array([[[0.5]]], np.float32)}
     return [
         {"backbone": "segmenter", "options": {"model": str(colour_net()), "labels": ["tomato", "grass", "ocean"]}},
         {"backbone": "detector", "weight": 3.0, "options": {"model": str(constant_net(boxes)), "labels": ["cup"]}},
@@ -88,9 +88,9 @@ def test_a_detector_outvotes_the_segmenter_where_it_sees_something(
     tomato, cup = shared_encoder().encode_text(["tomato", "cup"])
     np.testing.assert_allclose(got.features[:, 8, 15], tomato, atol=1e-4)
     assert got.confidence[8, 15] == pytest.approx(0.25, abs=1e-5)
-    s = 3 * float(got.confidence[8, 4] * 4 - 1) / 3
+    s = float(got.confidence[8, 4] * 4 - 1)
     np.testing.assert_allclose(got.features[:, 8, 4], (tomato + s * cup) / (1 + s), atol=1e-4)
-    assert s == pytest.approx(1.5, abs=0.1)
+    assert s == pytest.approx(3 * 0.5 * np.exp(-2 * 0.25**2), abs=1e-4)  # weight, score, half a cell off the middle
 
 
 def test_yaml_members_are_found_beside_it(

@@ -129,6 +129,17 @@ def test_tiles_find_the_same_thing_once(constant_net: MakeModel) -> None:
     np.testing.assert_allclose(found.boxes, [[0, 0, 1, 1]])
 
 
+def test_loose_boxes_are_trusted_less(constant_net: MakeModel, write_yaml: MakeConfig) -> None:
+    model = decoded(constant_net, [0.8, 0.0, 0.0], [0, 1, 1], boxes=np.array([[[0, 0, 64, 32]] * 3], np.float32))
+    confidences = {}
+    for loose_area in (1.0, 0.2):
+        values = {"model": model, "labels": LABELS, "output": {"loose_area": loose_area}}
+        seen = load_backbone("detector", config=write_yaml(values)).encode_image(RGB)
+        confidences[loose_area] = seen.confidence
+    np.testing.assert_allclose(confidences[0.2], confidences[1.0] * 0.2 / 0.5, atol=1e-6)
+    assert confidences[1.0].max() > 0.7
+
+
 def test_doubt_between_names_stays(constant_net: MakeModel) -> None:
     model = str(constant_net({"boxes": BOXES[:, :1], "scores": np.array([[[0.6, 0.3]]], np.float32)}))
     got = load_backbone("detector", model=model, labels=LABELS, grid=[16, 16]).encode_image(RGB)
