@@ -56,7 +56,7 @@ class MapConfig:
     budget_mb: int = setting(1024, "Most memory for the map and one snapshot of it.", unit="MiB", ge=1, le=1_000_000)
     evict: str = setting("oldest", "What to forget when the budget is full.", choices=("oldest", "farthest"))
     max_weight: float = setting(
-        1000.0, "Observation weight at which a voxel stops hardening, so that it can still change.", ge=1.0, le=1e6
+        20_000.0, "Observation weight at which a voxel stops hardening, so that it can still change.", ge=1.0, le=1e6
     )
 
 

@@ -151,7 +151,8 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
         with open(temporary, "xb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # held until closed: tells a living writer from a leftover
+            with contextlib.suppress(OSError):  # some network filesystems have no locks; the rename is safe without
+                fcntl.flock(file, fcntl.LOCK_EX)  # held until closed: tells a living writer from a leftover
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -178,6 +178,7 @@ class VoxelMap:
         self.arrays.first_seen_ns[start:stop] = stamp_ns
         self.arrays.last_seen_ns[start:stop] = stamp_ns
         self._index.append(self.arrays.keys, start, stop)
+        self._block_version[start // BLOCK_ROWS : -(-stop // BLOCK_ROWS)] = self.version + 1  # the commit that follows
         self._count = stop
         self._committed_rows = max(self._committed_rows, stop)
         return np.arange(start, stop, dtype=np.int32)
@@ -284,6 +285,7 @@ class VoxelMap:
             getattr(living.arrays, mine)[:count] = getattr(snapshot, saved)[rows]
         living.evicted = len(snapshot) - count
         living.version, living.stamp_ns = snapshot.version, snapshot.stamp_ns
+        living._block_version[: -(-count // BLOCK_ROWS)] = living.version
         return living
 
 

@@ -36,6 +36,7 @@ def run(quick: bool) -> dict[str, Any]:
         for kind in (np.float32, np.float16):
             name = f"voxels_{round(size_m * 100)}cm_{np.dtype(kind).name}"
             results[name] = _compare(frames, size_m, kind, rounds=1 if quick else 3)
+    results["frame_without_depth_ms"] = _without_depth(frames[0])
     return results | {"memory": _memory(frames), "snapshot": _snapshot(frames)}
 
 
@@ -135,6 +136,19 @@ class Baseline:
         for start in range(0, len(row), _CHUNK):  # in pieces, or the gathered rows alone would take 600 MB
             part = slice(start, start + _CHUNK)
             self.sums.index_add_(0, row[part], self.rows[cell[part]].float() * weight[part, None])
+
+
+def _without_depth(frame: Any) -> float:
+    """A frame that measured nothing must cost next to nothing."""
+    from dataclasses import replace
+
+    from geopurify_core.config import MapConfig
+    from geopurify_core.mapping.fusion import fuse_frame
+    from geopurify_core.mapping.voxel_map import VoxelMap
+
+    voxel_map, features = VoxelMap(MapConfig(), CHANNELS, "bench", "bench"), _features(np.float32)
+    empty = replace(frame, depth_m=np.full_like(frame.depth_m, np.nan))
+    return 1e3 * float(np.median([_seconds(lambda: fuse_frame(voxel_map, empty, features)) for _ in range(20)]))
 
 
 def _memory(frames: list[Any]) -> dict[str, Any]:

@@ -332,3 +332,22 @@ def test_two_processes_agree(new_map, make_frame, make_features, tmp_path):
         for seed in ("1", "2")
     }
     assert len(answers) == 1 and not answers.pop().startswith("0 ")
+
+
+def test_a_frame_that_dies_half_way_does_not_spoil_later_snapshots(new_map, make_frame, make_features, monkeypatch):
+    """Voxels placed by an interrupted frame are empty, and no later snapshot shows old memory in their place."""
+    from geopurify_core.mapping import fusion
+
+    voxel_map = new_map()
+    fuse_frame(voxel_map, make_frame(0), make_features(0))
+    voxel_map.snapshot()
+    with monkeypatch.context() as patch:
+        patch.setattr(fusion, "run_chunks", lambda *_args, **_options: (_ for _ in ()).throw(MemoryError()))
+        patch.setattr(fusion, "check_values", lambda _features: None)
+        with pytest.raises(MemoryError):
+            fuse_frame(voxel_map, make_frame(3), make_features(3))
+    fuse_frame(voxel_map, make_frame(6), make_features(6))
+    snapshot = voxel_map.snapshot()
+    np.testing.assert_array_equal(voxel_map.find(snapshot.coords), np.arange(len(snapshot)))
+    np.testing.assert_array_equal(snapshot.features, voxel_map.arrays.features[: len(snapshot)])
+    assert np.isfinite(snapshot.features).all()
