@@ -53,7 +53,9 @@ def confusion_matrix(truth: ArrayLike, predicted: ArrayLike, num_classes: int) -
     keep = t != IGNORE
     t, p = t[keep], p[keep]
     if len(t) and not (t.min() >= 0 and t.max() < num_classes):
-        raise InvalidConfigError("truth", (int(t.min()), int(t.max())), f"Labels lie in 0..{num_classes - 1}, or are 255.")
+        raise InvalidConfigError(
+            "truth", (int(t.min()), int(t.max())), f"Labels lie in 0..{num_classes - 1}, or are 255."
+        )
     p = np.where((p >= 0) & (p < num_classes), p, num_classes)
     counts = np.bincount(t * (num_classes + 1) + p, minlength=num_classes * (num_classes + 1))
     return counts.reshape(num_classes, num_classes + 1)

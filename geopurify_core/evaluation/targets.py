@@ -135,7 +135,7 @@ def evaluate_targets(
 ) -> TargetReport:
     """Ask the engine for every target and see where the answers lie."""
     room_m3 = _map_volume_m3(engine)
-    results = engine.query([target.text for target in targets], min_score=-np.inf) if targets else []
+    results = engine.query([target.text for target in targets]) if targets else []
     rows, volumes = [], []
     for target, result in zip(targets, results, strict=True):
         volumes += [float(np.prod(found.size_m)) for found in result.objects[:3]]

@@ -33,7 +33,8 @@ _LMS_TO_OKLAB = np.array(
 _CHROMA_SOFTNESS = 0.012
 _LIGHT_SOFTNESS = 0.1
 _TEXTURE_SHARE = 0.25
-_MAX_WHITE_GAIN = 1.25
+_MAX_EXPOSURE_GAIN = 1.5
+_MAX_CAST_GAIN = 2.0
 _WHITE_SHARE = 0.05
 _MIN_WHITE_VOXELS = 20
 _PREPOSITIONS = frozenset(
@@ -116,12 +117,14 @@ def parse_text(text: str) -> ParsedText:
     "tiled wall" and "metal shelf" mean something beyond their looks.
     """
     words = _WORD.findall(text.lower())
-    known = lexicon()
-    terms, kept = [], []
+    terms: list[AppearanceTerm] = []
+    kept: list[str] = []
     for index, word in enumerate(words):
-        term = known.get(word)
-        is_name = " ".join(words[index : index + 2]) in compounds()
-        if term is None or is_name or not _describes_something(words[index + 1 :], known):
+        following = words[index + 1 :]
+        if word == "and" and terms and following[:1] and following[0] in lexicon():
+            continue
+        term = lexicon().get(word)
+        if term is None or " ".join([word, *following[:1]]) in compounds() or not _describes_something(following):
             kept.append(word)
             continue
         terms.append(term)
@@ -137,10 +140,10 @@ def _head(words: list[str]) -> str:
     return words[end - 1] if words else ""
 
 
-def _describes_something(following: list[str], known: dict[str, AppearanceTerm]) -> bool:
+def _describes_something(following: list[str]) -> bool:
     """Whether a noun follows: further appearance words and their "and" are skipped; "orange or …" has none."""
     for word in following:
-        if word in known or word in ("and", "coloured", "colored"):
+        if word in lexicon() or word in ("and", "coloured", "colored"):
             continue
         return word not in _PREPOSITIONS and word not in ("or", "the", "a", "an")
     return False
@@ -159,7 +162,7 @@ def oklab(rgb: NDArray[np.uint8], white: NDArray[np.floating] | None = None) -> 
 def white_point(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Linear gains (3,) of the light, judged from the brightest nearly grey voxels; ones where there are too few.
 
-    The cast is removed, and at most a quarter of the exposure: a dark room should not turn into a bright one.
+    A cast is removed; of the exposure at most a quarter, since a dark room should not turn into a bright one.
     """
     lab = oklab(rgb)
     grey = np.flatnonzero(np.hypot(lab[:, 1], lab[:, 2]) < 0.06)
@@ -168,7 +171,9 @@ def white_point(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
     brightest = grey[lab[grey, 0] >= np.quantile(lab[grey, 0], 1.0 - _WHITE_SHARE)]
     value = rgb[brightest].astype(np.float64).mean(axis=0) / 255.0
     linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
-    return np.asarray(np.clip(linear, 1.0 / _MAX_WHITE_GAIN**2, 1.0), dtype=np.float64)
+    exposure = float(linear.max())
+    cast = np.maximum(linear / max(exposure, 1e-6), 1.0 / _MAX_CAST_GAIN)
+    return np.asarray(cast * max(exposure, 1.0 / _MAX_EXPOSURE_GAIN), dtype=np.float64)
 
 
 def membership(term: AppearanceTerm, lab: NDArray[np.floating]) -> NDArray[np.float32]:

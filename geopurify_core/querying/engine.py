@@ -118,7 +118,7 @@ class QueryEngine:
         best voxels score above ``_KNOWN``), colour only counts on voxels that come near those; where it does not, the
         noun is beyond the backbone and colour leads.
         """
-        combined = semantic - np.float32(np.median(semantic))
+        combined = semantic - np.float32(min(float(np.median(semantic)), 0.0))
         if item.terms and self.config.colour_weight > 0:
             with self._lock:
                 agreement = self._colours.agreement(item.terms)

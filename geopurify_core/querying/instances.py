@@ -12,6 +12,7 @@ from geopurify_core.querying.boxes import Box, axis_aligned_box, split_until_tig
 from geopurify_core.querying.components import ScoreTree, connected_components, score_tree
 from geopurify_core.querying.results import DetectedObject
 
+_GENERIC = 0.0
 _PEAK_SHARE = 5e-4
 _FLOOR_SHARE = 0.25
 _KEEP_SHARE = 0.6
@@ -65,7 +66,7 @@ def find_objects(
     """
     if not len(scores):
         return []
-    base = float(np.median(scores))
+    base = min(float(np.median(scores)), _GENERIC)
     top = max(config.min_voxels, int(len(scores) * _PEAK_SHARE))
     peak = float(np.partition(scores, -min(top, len(scores)))[-min(top, len(scores)) :].mean())
     rise = peak - base
