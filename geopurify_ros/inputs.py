@@ -115,7 +115,8 @@ class Inputs:
 
     def _synced(self, topic: str, message: Any) -> None:
         rewinds = self.sync.rewinds
-        now_ns = self._node.get_clock().now().nanoseconds
+        clock = self._node.get_clock()  # simulated time may lag behind the data it came with: no judge of the future
+        now_ns = 0 if clock.ros_time_is_active else clock.now().nanoseconds
         for found in self.sync.add(topic, stamp_ns(message.header.stamp), message, now_ns):
             self._on_set(found)
         if self.sync.rewinds > rewinds:

@@ -187,7 +187,8 @@ class MappingNode(Node):
     def close(self) -> None:
         """Stop the worker and save, within the time that launch leaves."""
         self.worker.stop(_STOP_S)
-        self.session.autosave(self.parameters.ros.autosave_path)
+        log = rclpy.logging.get_logger("mapping_node")  # the node's own publishes to /rosout, which is gone by now
+        self.session.autosave(self.parameters.ros.autosave_path, log.info)
 
 
 def main(args: list[str] | None = None) -> int:

@@ -31,6 +31,7 @@ _LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durabilit
 _NS = 1_000_000_000
 # The mapping node believes that time has jumped back (this recording once more) after three frames: these go unawaited.
 _SURE_OF_REWIND = 2
+_SETTLE_S = 0.3  # a publisher knows of its subscriber a little before the subscriber knows of it
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ class ReplayNode(Node):
         while rclpy.ok() and time.monotonic() < deadline:
             heard = not self.config.lockstep or (self._status is not None and self._status.state in ready)
             if heard and all(publisher.get_subscription_count() for publisher in needed):
+                time.sleep(_SETTLE_S)
                 return
             if self._status is not None and self._status.state == "loading" and self.count_publishers(topic):
                 deadline = time.monotonic() + self.config.wait_for_subscribers_s  # it is alive, and takes its time

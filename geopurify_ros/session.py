@@ -116,11 +116,11 @@ class MapSession:
         self.mapper.load(snapshot)
         return len(snapshot)
 
-    def autosave(self, path: str) -> None:
+    def autosave(self, path: str, log: Callable[[str], object]) -> None:
         """Save at the end of the node's life, if there is something to save and somewhere to put it."""
         if not path or self._mapper is None or not len(self._mapper.snapshot()):
             return
         try:
-            self._log(f"Saved {self.save(path)} voxels to {path}.")
+            log(f"Saved {self.save(path)} voxels to {path}.")
         except (GeoPurifyError, OSError) as error:
-            self._log(f"The map could not be saved: {error}")
+            log(f"The map could not be saved: {error}")

@@ -53,6 +53,7 @@ def test_a_failing_network_and_a_camera_without_calibration(
     code, seconds = node.end(signal.SIGTERM)
     assert code == 0, node.output
     assert seconds < 5.0
+    assert "rosout" not in node.output
     assert len(load_map(path)) == status.num_voxels
 
 
@@ -134,14 +135,14 @@ def test_reliable_by_force_says_that_a_best_effort_driver_cannot_be_heard(
 def test_a_recording_is_replayed_without_loss_twice(start: Callable[..., Any], robot: Any) -> None:
     """Lockstep: every frame arrives; then the loop starts over and the mapper follows."""
     robot.status = None
-    node = start("mapping_node", backbone__name="stub", queue_size=20)
+    node = start("mapping_node", backbone__name="stub", queue_size=20, use_sim_time=True)
     options = "'{num_frames: 12, width: 160, height: 120, seed: 3}'"
-    replay = start("replay_node", lockstep=True, dataset="synthetic", options=options)
+    replay = start("replay_node", lockstep=True, dataset="synthetic", options=options, publish_clock=True)
     assert replay.wait(90) == 0, replay.output
     assert "Played 12 frames" in replay.output
     robot.until(lambda: robot.status and robot.status.frames_integrated == 12, "all frames integrated")
     assert (robot.status.frames_dropped, robot.status.frames_failed) == (0, 0)
-    looped = start("replay_node", lockstep=True, loop=True, options=options)
+    looped = start("replay_node", lockstep=True, loop=True, options=options, publish_clock=True)
     robot.until(lambda: robot.status.frames_integrated >= 12 * 3, "three rounds", 60.0)
     assert looped.end(signal.SIGTERM)[0] == 0, looped.output
     code, seconds = node.end(signal.SIGINT)
