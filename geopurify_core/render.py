@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from geopurify_core.geometry import level_rotation
 
 _NOTHING = -1
-_MAX_PIXELS = 4000
+_MAX_PIXELS = 2000
 _EDGE_M = 0.30
 _LIGHT = np.array([-0.35, 0.25, 0.9])
 _MIN_NEIGHBOURS = 5

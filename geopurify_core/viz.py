@@ -283,17 +283,20 @@ def _heat_map() -> Any:
 
 def _heat_range(result: QueryResult) -> tuple[float, float]:
     """Heat begins where a voxel stands out from the map (its best tenth, or all of the best object if that is more) and
-    saturates at the best two thousandths."""
-    low, high = np.percentile(result.scores, (90.0, 99.8))
+    saturates at the best two thousandths, or half way into the best object if that scores higher (it may be tiny)."""
+    low, high = (float(value) for value in np.percentile(result.scores, (90.0, 99.8)))
     if result.objects:
-        low = min(low, float(np.percentile(result.scores[result.objects[0].voxels], 10.0)))
-    return float(low), float(max(high, low + 1e-3))
+        lowest, middle = (
+            float(value) for value in np.percentile(result.scores[result.objects[0].voxels], (10.0, 50.0))
+        )
+        low, high = min(low, lowest), max(high, middle)
+    return low, max(high, low + 1e-3)
 
 
 def _heat(colors: NDArray[np.uint8], scores: NDArray[np.float32], low: float, high: float) -> NDArray[np.uint8]:
     strength = np.clip((scores - low) / (high - low), 0, 1)
     warm = _heat_map()(strength)[:, :3] * 255
-    alpha = np.clip(strength * 4, 0, 0.92)[:, None]  # fades in over the first quarter, so there is no hard border
+    alpha = np.clip(strength * 3, 0, 0.92)[:, None]  # fades in over the first third, so there is no hard border
     mixed: NDArray[np.uint8] = (alpha * warm + (1 - alpha) * colors).astype(np.uint8)
     return mixed
 

@@ -30,6 +30,7 @@ class _Run:
     skipped: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
     interrupted: bool = False
+    failure: DatasetError | None = None
 
 
 def map_dataset(
@@ -64,6 +65,8 @@ def map_dataset(
     _check_destination(out_path)
     mapper = SemanticMapper(settings)
     run = integrate_all(mapper, recording, stride, max_frames)
+    if run.failure is not None and not run.integrated:
+        raise run.failure
     if not run.integrated:
         raise DatasetError(f"dataset {dataset}", dict(run.skipped), "No frame was usable, so no map was written.")
     snapshot = mapper.snapshot()
@@ -74,6 +77,8 @@ def map_dataset(
 
         draw_map(snapshot, image, title=recording.name)
         out.print(f"picture   {image}")
+    if run.failure is not None:
+        raise run.failure
     if run.interrupted:
         raise typer.Exit(INTERRUPTED)
 
@@ -123,6 +128,8 @@ def integrate_all(mapper: SemanticMapper, recording: RGBDDataset, stride: int, m
         except KeyboardInterrupt:
             run.interrupted = True
             err.print("Interrupted: keeping the frames so far.", style="yellow")
+        except DatasetError as error:  # a recording that breaks off half way still gave a map of its first half
+            run.failure = error
     run.skipped = recording.skipped + rejected
     run.seconds = time.perf_counter() - started
     return run

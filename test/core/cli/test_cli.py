@@ -3,6 +3,7 @@
 import hashlib
 import json
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -213,6 +214,35 @@ def test_interrupting_keeps_the_frames_so_far(scene, tmp_path, monkeypatch):
     monkeypatch.setattr(FruitBackbone, "encode_image", interrupted)
     result = runner.invoke(app, ["map", str(scene), "-o", str(tmp_path / "x.map"), "--backbone", "fruit"])
     assert result.exit_code == 130 and read_extra(tmp_path / "x.map")["frames"] == 2
+
+
+def test_a_recording_that_breaks_off_gives_its_first_half(scene, tmp_path):
+    sens = tmp_path / "cut.sens"
+    sens.write_bytes(sens_of(scene)[:-100])
+    result = runner.invoke(app, ["map", str(sens), "-o", str(tmp_path / "x.map"), "--backbone", "fruit"])
+    assert result.exit_code == 2 and "truncated" in result.stderr
+    assert read_extra(tmp_path / "x.map")["frames"] == 1  # of three, the first has no pose and the last is cut
+
+
+def sens_of(scene):
+    """The first three frames of an exported scene as a .sens file: PNG colour, raw depth."""
+    K = np.loadtxt(scene / "intrinsic/intrinsic_color.txt").astype("<f4").tobytes()
+    eye = np.eye(4, dtype="<f4").tobytes()
+    data = (
+        struct.pack("<IQ", 4, 1)
+        + b"s"
+        + K
+        + eye
+        + K
+        + eye
+        + struct.pack("<ii4IfQ", 1, 0, 160, 120, 160, 120, 1000.0, 3)
+    )
+    for i in range(3):
+        color = (scene / f"color/{i}.png").read_bytes()
+        depth = np.asarray(Image.open(scene / f"depth/{i}.png")).astype("<u2").tobytes()
+        pose = np.loadtxt(scene / f"pose/{i}.txt").astype("<f4").tobytes()
+        data += pose + struct.pack("<4Q", 0, 0, len(color), len(depth)) + color + depth
+    return data
 
 
 def test_a_map_of_another_text_space_is_refused(map_file, monkeypatch):
