@@ -41,7 +41,8 @@ def merge_part(start, stop, order, keys, cells, weights, confidence, least_confi
                 pair = pairs
                 pairs += 1
                 newest_pair[voxel], pair_voxel[pair], pair_key[pair], pair_cell[pair] = pair, voxel, key, cell
-                pair_sums[pair, :] = 0.0
+                for k in range(7):  # element by element: numba makes an array object of every slice
+                    pair_sums[pair, k] = 0.0
         pair_sums[pair, 0] += weight
         for k in range(3):
             pair_sums[pair, 1 + k] += weight * rgb[i, k]
@@ -88,11 +89,10 @@ def join_voxels(keys, sums):
     for i in range(len(keys)):
         voxel = _voxel_of(slots, distinct, keys[i], voxels)
         number[i] = voxel
-        if voxel == voxels:
-            voxels += 1
-            total[voxel] = sums[i]
-        else:
-            total[voxel] += sums[i]
+        known = voxel < voxels
+        voxels = max(voxels, voxel + 1)
+        for k in range(7):
+            total[voxel, k] = sums[i, k] + (total[voxel, k] if known else 0.0)
     return distinct[:voxels].copy(), total[:voxels].copy(), number
 
 
