@@ -18,6 +18,13 @@ from geopurify_ros.messages import stamp_ns
 from geopurify_ros.parameters import RosConfig
 from geopurify_ros.sync import ApproximateSync, SyncedSet
 
+_DROPPED = {
+    "zero_stamp": "its stamp is not set: stamp the messages",
+    "future": "it is ahead of the clock by more than max_future_s: agree the clocks, or play bags with --clock",
+    "duplicate": "its stamp was there before",
+    "late": "newer ones were matched before it came",
+    "unmatched": "no partner came within sync_slop_s",
+}
 _IMAGE = {"raw": Image, "compressed": CompressedImage}
 
 
@@ -45,6 +52,7 @@ class Inputs:
         self._node, self._config, self._health, self._on_set = node, config, health, on_set
         self._group = MutuallyExclusiveCallbackGroup()
         self._to_best_effort: set[str] = set()
+        self._told: set[str] = set()
         self._subscriptions: dict[str, Any] = {}
         self._subscribe: dict[str, Callable[[bool], None]] = {}
         geometry = "depth/image" if config.input == "rgbd" else "points"
@@ -119,6 +127,10 @@ class Inputs:
         now_ns = 0 if clock.ros_time_is_active else clock.now().nanoseconds
         for found in self.sync.add(topic, stamp_ns(message.header.stamp), message, now_ns):
             self._on_set(found)
+        for kind in self.sync.counts.keys() - self._told:
+            if self.sync.counts[kind]:
+                self._told.add(kind)
+                self._node.get_logger().warning(f"{topic}: a message was dropped, {_DROPPED[kind]} (see /diagnostics).")
         if self.sync.rewinds > rewinds:
             self._node.get_logger().warning(
                 "Time has jumped back: buffers are reset, the map is kept, mapping goes on."

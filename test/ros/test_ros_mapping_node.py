@@ -285,7 +285,7 @@ def test_a_bag_that_starts_over_keeps_the_map_and_goes_on(empty: Any, frames: li
         next_stamp()
 
 
-def test_zero_late_and_duplicate_stamps_are_counted_and_left_out(empty: Any, frames: list[Any]) -> None:
+def test_zero_late_and_duplicate_stamps_are_counted_and_left_out(empty: Any, node: Any, frames: list[Any]) -> None:
     ns = next_stamp()
     empty.send(frames[0], ns)
     integrated = empty.status.frames_integrated
@@ -299,6 +299,7 @@ def test_zero_late_and_duplicate_stamps_are_counted_and_left_out(empty: Any, fra
         return {item.key: int(item.value) for item in sync.values if item.value.isdecimal()} if sync else {}
 
     empty.until(lambda: all(counts().get(key, 0) > 0 for key in ("zero_stamp", "late", "duplicate")), "the counts", 3)
+    assert node.output.count("its stamp is not set") == 1, "logged once for its kind"
 
 
 def test_pause_and_resume(empty: Any, frames: list[Any]) -> None:

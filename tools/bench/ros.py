@@ -1,7 +1,7 @@
 """What the ROS side costs: message codecs, synchronisation, and a live node that maps and answers at the same time.
 
-Codec baselines are the assignments one writes first (``data = array.tobytes()``). The live part publishes 640x480
-colour and depth at 15 Hz to a real mapping node with a stub network and asks it meanwhile.
+Codec baselines are the assignments one writes first (``tobytes()``, or the numpy array itself). The live part
+publishes 640x480 colour and depth at 15 Hz to a real mapping node with a stub network and asks it meanwhile.
 """
 
 from __future__ import annotations
