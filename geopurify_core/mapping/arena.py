@@ -60,11 +60,6 @@ class SnapshotArena:
         """Whether any array handed out, or any view or tensor made of one, is still alive."""
         return any(reader() is not None for reader in self._readers)
 
-    def recall(self) -> None:
-        """Refuse to be written while anybody could notice."""
-        if self.in_use:
-            raise RuntimeError("this snapshot is still being read")
-
     def lease(self, rows: int) -> dict[str, NDArray[Any]]:
         """Read-only arrays over the first ``rows`` rows.
 

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 _CHECK_BLOCK = 1 << 16  # stays in the cache between masking and comparing
 _PARTS = 4
+_MOST_CONFIDENT = 1.0 + 1e-5  # one, and the rounding of whoever computed it
 ENGINES = ("auto", "numba", "torch")
 
 
@@ -211,7 +212,7 @@ def check_width(voxel_map: VoxelMap, feature_map: FeatureMap) -> None:
 def check_values(feature_map: FeatureMap) -> None:
     """Raise BackboneError unless every feature is finite and fits float16, and every confidence lies in [0, 1]."""
     confidence = feature_map.confidence
-    if not ((confidence >= 0) & (confidence <= 1)).all():
+    if not ((confidence >= 0) & (confidence <= _MOST_CONFIDENT)).all():
         raise BackboneError(
             "confidence", _first_bad(confidence), "The backbone must answer with confidences in [0, 1]."
         )
@@ -231,7 +232,7 @@ def _largest_magnitude(start: int, stop: int, bits: NDArray[np.unsignedinteger])
 
 
 def _first_bad(confidence: NDArray[np.float32]) -> float:
-    return float(confidence[~((confidence >= 0) & (confidence <= 1))][0])
+    return float(confidence[~((confidence >= 0) & (confidence <= _MOST_CONFIDENT))][0])
 
 
 def _use_numba(engine: str) -> bool:

@@ -122,7 +122,7 @@ class VoxelMap:
         self._committed_rows = 0
         self._index = new_index()
         self._block_version = lazy_zeros((self.capacity // BLOCK_ROWS + 1,), np.int64)
-        self._arena: SnapshotArena | None = None
+        self._arenas: list[SnapshotArena] = []  # the latest snapshot's, and a second one while the budget allows
         self._snapshot: MapSnapshot | None = None
 
     def __len__(self) -> int:
@@ -130,9 +130,9 @@ class VoxelMap:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held now: voxels ever in use at once, the index, and the latest snapshot."""
+        """Bytes held now: voxels ever in use at once, the index, the latest snapshot, and a spare if there is one."""
         living = self._committed_rows * (2 * self.feature_dim + budget.LIVING_BYTES) + self._index.nbytes
-        snapshot_rows = self._arena.committed_rows if self._arena is not None else 0
+        snapshot_rows = sum(arena.committed_rows for arena in self._arenas)
         return living + snapshot_rows * (2 * self.feature_dim + budget.SNAPSHOT_BYTES)
 
     def find(self, coords: NDArray[np.integer]) -> NDArray[np.int32]:
@@ -166,6 +166,7 @@ class VoxelMap:
         self.version += 1
         self.stamp_ns = max(self.stamp_ns, stamp_ns)
         self._block_version[rows[rows >= 0] // BLOCK_ROWS] = self.version
+        self._drop_spare()
 
     def _append(self, keys: NDArray[np.int64], stamp_ns: int) -> NDArray[np.int32]:
         start, stop = self._count, self._count + len(keys)
@@ -220,22 +221,21 @@ class VoxelMap:
     def snapshot(self) -> MapSnapshot:
         """The map as it is now; the same object until the map changes.
 
-        Only blocks changed since the previous snapshot are copied if nobody reads that one any more; otherwise its
-        memory is left to its readers and everything is copied anew.
+        Only what changed is copied, into the memory of an earlier snapshot that nobody reads any more; if there is
+        none, everything is copied anew. Two such memories are kept while the budget allows it, so that a reader who
+        lets go of the last snapshot only when it has the next one costs no full copy either.
         """
         if self._snapshot is not None and self._snapshot.version == self.version:
             return self._snapshot
         self._snapshot = None
-        arena = self._arena
-        if arena is None or arena.in_use:
-            shapes = {**_SNAPSHOT_FIELDS, "features": ((self.feature_dim,), np.float16)}
-            arena = self._arena = SnapshotArena(self.capacity, shapes)
-        arena.recall()
+        arena = self._free_arena()
         blocks = self._block_version[: -(-self._count // BLOCK_ROWS)]
         self._copy_blocks(np.flatnonzero(blocks > arena.synced_version).astype(np.int64), arena)
         arena.synced_version = self.version
+        leased = arena.lease(self._count)
+        self._drop_spare()
         self._snapshot = MapSnapshot(
-            **arena.lease(self._count),
+            **leased,
             voxel_size_m=self.config.voxel_size_m,
             frame_id=self.config.frame_id,
             stamp_ns=self.stamp_ns,
@@ -244,6 +244,20 @@ class VoxelMap:
             text_fingerprint=self.text_fingerprint,
         )
         return self._snapshot
+
+    def _free_arena(self) -> SnapshotArena:
+        free = [arena for arena in self._arenas if not arena.in_use]
+        if free:
+            arena = max(free, key=lambda arena: arena.synced_version)
+        else:
+            shapes = {**_SNAPSHOT_FIELDS, "features": ((self.feature_dim,), np.float16)}
+            arena = SnapshotArena(self.capacity, shapes)
+        self._arenas = [arena, *(other for other in self._arenas if other is not arena)][:2]
+        return arena
+
+    def _drop_spare(self) -> None:
+        if len(self._arenas) > 1 and self.nbytes > self.config.budget_mb << 20:
+            del self._arenas[1:]
 
     def _copy_blocks(self, blocks: NDArray[np.int64], arena: SnapshotArena) -> None:
         mine = self.arrays

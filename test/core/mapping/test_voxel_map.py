@@ -194,7 +194,7 @@ def test_memory_is_used_again_only_when_nobody_reads_it(new_map, make_frame, mak
     voxel_map = new_map()
     fuse_frame(voxel_map, make_frame(0), make_features(0))
     snapshot = voxel_map.snapshot()
-    arena = voxel_map._arena
+    first = voxel_map._arenas[0]
     expected = snapshot.features.copy()
     reader = {
         "snapshot": lambda snapshot: snapshot,
@@ -206,17 +206,38 @@ def test_memory_is_used_again_only_when_nobody_reads_it(new_map, make_frame, mak
     del snapshot
     fuse_frame(voxel_map, make_frame(1), make_features(1))
     voxel_map.snapshot()
-    assert voxel_map._arena is not arena
+    second = voxel_map._arenas[0]
+    assert second is not first and first.in_use
     if held == "view":
         np.testing.assert_array_equal(reader, expected[5:].T[::2])
     del reader
     gc.collect()
-    arena = voxel_map._arena
+    assert not first.in_use
     fuse_frame(voxel_map, make_frame(2), make_features(2))
     third = voxel_map.snapshot()
-    assert voxel_map._arena is arena, "nobody reads the second snapshot; its memory should serve the third"
-    fresh = VoxelMap.from_snapshot(third, voxel_map.config).snapshot()
-    np.testing.assert_array_equal(fresh.features, voxel_map.arrays.features[: len(voxel_map)])
+    assert voxel_map._arenas[0] is second, "nobody reads the second snapshot; its memory should serve the third"
+    np.testing.assert_array_equal(third.features, voxel_map.arrays.features[: len(voxel_map)])
+
+
+def test_a_reader_that_always_holds_the_last_one_costs_two_memories(new_map, make_frame, make_features):
+    """As the query engine does: it lets go of a snapshot when it has the next."""
+    voxel_map, memories, held = new_map(), set(), None
+    for i in range(8):
+        fuse_frame(voxel_map, make_frame(i), make_features(i))
+        held = voxel_map.snapshot()
+        memories.add(id(voxel_map._arenas[0].arrays["features"]))
+        np.testing.assert_array_equal(held.features, voxel_map.arrays.features[: len(voxel_map)])
+        np.testing.assert_array_equal(held.weight, voxel_map.arrays.weight[: len(voxel_map)])
+    assert len(memories) == 2 and len(voxel_map._arenas) == 2
+
+
+def test_the_spare_memory_goes_before_the_budget_does():
+    voxel_map, held = VoxelMap(MapConfig(budget_mb=1), 64, "b", "t"), None
+    for step in range(20):
+        put(voxel_map, grid_keys(step * 400, (step + 1) * 400), step + 1)
+        held = voxel_map.snapshot()
+        assert voxel_map.nbytes <= 1.05 * (1 << 20)
+    assert len(held) > 2000 and len(voxel_map._arenas) == 1
 
 
 def test_a_recycled_snapshot_equals_a_fresh_one(new_map, make_frame, make_features):
@@ -226,7 +247,7 @@ def test_a_recycled_snapshot_equals_a_fresh_one(new_map, make_frame, make_featur
         for voxel_map in (recycled, fresh):
             fuse_frame(voxel_map, make_frame(i), make_features(i))
         if i % 3 == 0:
-            fresh._arena = None
+            fresh._arenas = []
             a, b = recycled.snapshot(), fresh.snapshot()
             for name in ("coords", "features", "weight", "geometry_weight", "rgb", "normals", "last_seen_ns"):
                 np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
