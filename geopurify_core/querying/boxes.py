@@ -13,6 +13,7 @@ from geopurify_core.geometry import level_rotation
 _TRIM_PERCENT = 1.0
 _CUTS_PER_AXIS = 12
 _MAX_PARTS = 8
+_ENOUGH_POINTS = 3000
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def upright_box(points_m: NDArray[np.floating], up: NDArray[np.floating], voxel_
     """The box of voxel centres (n, 3) that stands upright and whose footprint has the least area."""
     points = np.asarray(points_m, dtype=np.float64)
     frame = level_rotation(up).T
-    yaw = _least_area_yaw(points @ frame[:, :2])
+    yaw = _least_area_yaw(_sampled(points) @ frame[:, :2])
     turn = np.array([[np.cos(yaw), -np.sin(yaw), 0.0], [np.sin(yaw), np.cos(yaw), 0.0], [0.0, 0.0, 1.0]])
     return _box_in_frame(points, frame @ turn, yaw, voxel_size_m)
 
@@ -103,20 +104,30 @@ def split_until_tight(
 def _best_cut(
     points: NDArray[np.float64], up: NDArray[np.floating], voxel_size_m: float, min_volume_m3: float, gain: float
 ) -> NDArray[np.bool_] | None:
-    whole = upright_box(points, up, voxel_size_m)
+    sample = _sampled(points)
+    whole = upright_box(sample, up, voxel_size_m)
     if whole.volume_m3 <= min_volume_m3:
         return None
-    local = (points - whole.center_m) @ whole.R_map_box
-    best, best_volume = None, gain * whole.volume_m3
+    local = (sample - whole.center_m) @ whole.R_map_box
+    best: tuple[int, float] | None = None
+    best_volume = gain * whole.volume_m3
     for axis in range(3):
         for share in np.linspace(-0.5, 0.5, _CUTS_PER_AXIS + 2)[1:-1]:
             mask = local[:, axis] < share * whole.size_m[axis]
-            if min(mask.sum(), (~mask).sum()) < max(8, len(points) // 50):
+            if min(mask.sum(), (~mask).sum()) < max(8, len(sample) // 50):
                 continue
             volume = sum(_extent_volume(local[side], voxel_size_m) for side in (mask, ~mask))
             if volume < best_volume:
-                best, best_volume = mask, volume
-    return best
+                best, best_volume = (axis, share * whole.size_m[axis]), volume
+    if best is None:
+        return None
+    axis, position = best
+    return np.asarray((points - whole.center_m) @ whole.R_map_box[:, axis] < position)
+
+
+def _sampled(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Every so many-th point: shape shows in a few thousand."""
+    return points[:: max(1, len(points) // _ENOUGH_POINTS)]
 
 
 def _extent_volume(local: NDArray[np.float64], voxel_size_m: float) -> float:

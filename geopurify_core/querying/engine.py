@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -22,6 +23,7 @@ from geopurify_core.vision.base import SemanticBackbone
 
 _COLOUR_SPREAD_FLOOR = 0.15
 _COLOUR_LIMIT = 3.0
+_UP_SAMPLE = 5000
 _PEAK_QUANTILE = 0.999
 _UNKNOWN, _KNOWN = 1.0, 3.0
 _NEAR_PEAK = 0.8
@@ -165,4 +167,11 @@ class QueryEngine:
 
     @cached_property
     def _lazy_up(self) -> NDArray[np.float64]:
-        return np.asarray(estimate_up(self.snapshot), dtype=np.float64)
+        return np.asarray(estimate_up(_thinned(self.snapshot)), dtype=np.float64)
+
+
+def _thinned(snapshot: MapSnapshot) -> MapSnapshot:
+    """Every so many-th voxel: enough to tell where up is, without a look at all of them."""
+    step = max(1, len(snapshot) // _UP_SAMPLE)
+    arrays = ("coords", "features", "weight", "rgb", "normals", "first_seen_ns", "last_seen_ns")
+    return replace(snapshot, **{name: getattr(snapshot, name)[::step] for name in arrays})

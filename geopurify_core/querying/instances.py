@@ -12,7 +12,7 @@ from geopurify_core.querying.boxes import Box, axis_aligned_box, split_until_tig
 from geopurify_core.querying.components import ScoreTree, connected_components, score_tree
 from geopurify_core.querying.results import DetectedObject
 
-_GENERIC = 0.0
+_GENERIC = 1.0
 _PEAK_SHARE = 5e-4
 _FLOOR_SHARE = 0.25
 _KEEP_SHARE = 0.6
