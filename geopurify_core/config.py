@@ -1,6 +1,6 @@
 """One tree of frozen dataclasses; each field carries its description, unit and range.
 
-The same schema feeds the YAML files, the ROS parameter descriptors and the table in the docs, so none of them can drift.
+The same schema feeds the YAML files, the ROS parameter descriptors and the table in the docs, so none can drift.
 Reading is strict: an unknown key, a wrong type or a value out of range is an error that names it.
 """
 
@@ -43,7 +43,10 @@ class DepthConfig:
     min_range_m: float = setting(0.25, "Nearer measurements are ignored.", unit="m", ge=0.0, le=10.0)
     max_range_m: float = setting(5.0, "Farther measurements are ignored.", unit="m", ge=0.1, le=100.0)
     edge_jump: float = setting(
-        0.05, "Drop pixels whose depth jumps to a neighbour by more than this share of the depth; 0 keeps all.", ge=0.0, le=1.0
+        0.05,
+        "Drop pixels whose depth jumps to a neighbour by more than this share of the depth; 0 keeps all.",
+        ge=0.0,
+        le=1.0,
     )
 
 
@@ -65,10 +68,16 @@ class FusionConfig:
     """How one observation weighs against the others."""
 
     range_weight_m: float = setting(
-        2.0, "Range at which an observation weighs half of one at range 0; 0 turns range weighting off.", unit="m", ge=0.0, le=100.0
+        2.0,
+        "Range at which an observation weighs half of one at range 0; 0 turns range weighting off.",
+        unit="m",
+        ge=0.0,
+        le=100.0,
     )
     incidence_weight: bool = setting(True, "Weigh by the cosine between surface normal and viewing ray.")
-    min_confidence: float = setting(0.0, "Feature cells below this confidence add geometry but no feature.", ge=0.0, le=1.0)
+    min_confidence: float = setting(
+        0.0, "Feature cells below this confidence add geometry but no feature.", ge=0.0, le=1.0
+    )
 
 
 @dataclass(frozen=True)
@@ -86,7 +95,9 @@ class QueryConfig:
     max_objects: int = setting(10, "Most objects returned for each text.", ge=1, le=10_000)
     min_score: float = setting(0.0, "Objects below this score are left out.", ge=-10.0, le=10.0)
     min_voxels: int = setting(4, "Components smaller than this are noise.", ge=1, le=100_000)
-    colour_weight: float = setting(1.0, "How much a colour word counts beside the meaning; 0 ignores colours.", ge=0.0, le=10.0)
+    colour_weight: float = setting(
+        1.0, "How much a colour word counts beside the meaning; 0 ignores colours.", ge=0.0, le=10.0
+    )
     oriented_boxes: bool = setting(True, "Turn boxes about the vertical to fit tightly; false keeps them axis-aligned.")
     max_text_bytes: int = setting(1024, "Longer query texts are refused.", unit="B", ge=16, le=1_000_000)
     max_texts: int = setting(256, "More texts in one query are refused.", ge=1, le=100_000)
@@ -105,7 +116,9 @@ class Config:
     def __post_init__(self) -> None:
         if self.depth.min_range_m >= self.depth.max_range_m:
             raise InvalidConfigError(
-                "depth.min_range_m", self.depth.min_range_m, f"It must be below depth.max_range_m ({self.depth.max_range_m})."
+                "depth.min_range_m",
+                self.depth.min_range_m,
+                f"It must be below depth.max_range_m ({self.depth.max_range_m}).",
             )
 
     @classmethod
@@ -149,7 +162,8 @@ def settings(schema: type = Config, prefix: str = "") -> Iterator[Setting]:
         if dataclasses.is_dataclass(kind):
             yield from settings(typing.cast(type, kind), f"{prefix}{item.name}.")
             continue
-        default = item.default if item.default is not dataclasses.MISSING else item.default_factory()  # type: ignore[misc]
+        factory = item.default_factory
+        default = item.default if factory is dataclasses.MISSING else factory()
         yield Setting(f"{prefix}{item.name}", typing.get_origin(kind) or kind, default, **item.metadata)
 
 
@@ -159,7 +173,7 @@ def build(schema: type[T], values: Any, prefix: str = "") -> T:
         raise InvalidConfigError(prefix.rstrip(".") or "config", values, "Give a mapping of keys to values.")
     known = {item.name: item for item in dataclasses.fields(schema)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(schema)
-    arguments = {}
+    arguments: dict[str, Any] = {}
     for key, value in values.items():
         if key not in known:
             raise InvalidConfigError(f"{prefix}{key}", value, f"Unknown key; known here: {', '.join(known)}.")

@@ -107,7 +107,9 @@ class SemanticMapper:
             "purify", "student network", "This version has none yet: query the raw features (purified: false)."
         )
 
-    def query(self, texts: Sequence[str], *, max_objects: int | None = None, min_score: float | None = None) -> list[QueryResult]:
+    def query(
+        self, texts: Sequence[str], *, max_objects: int | None = None, min_score: float | None = None
+    ) -> list[QueryResult]:
         """Answer each text from the newest snapshot, while integration may go on."""
         return self.engine().query(texts, max_objects=max_objects, min_score=min_score)
 
@@ -130,7 +132,9 @@ class SemanticMapper:
         """Replace the map by a loaded one; nothing changes if it does not fit this backbone."""
         if snapshot.backbone != self.backbone.fingerprint:
             raise MapMismatchError(
-                "map.backbone", snapshot.backbone, f"Start with that backbone, or map again with {self.backbone.fingerprint}."
+                "map.backbone",
+                snapshot.backbone,
+                f"Start with that backbone, or map again with {self.backbone.fingerprint}.",
             )
         loaded = VoxelMap.from_snapshot(snapshot, self.config.map)
         with self._lock:
