@@ -104,7 +104,7 @@ def test_no_file(tmp_path: Path) -> None:
 
 
 def test_a_real_kitchen_is_searched(repository: Path, shared_dir: Path) -> None:
-    """Every fourth frame of the recording; the whole of it does better (docs/querying.md)."""
+    """Every fifth frame of the recording; docs/querying.md has the whole."""
     from geopurify_core.datasets import iterate, open_dataset
     from geopurify_core.pipeline import SemanticMapper
     from geopurify_core.vision import load_backbone
@@ -113,10 +113,10 @@ def test_a_real_kitchen_is_searched(repository: Path, shared_dir: Path) -> None:
     backbone = load_backbone("composite", config=str(config), weights_dir=str(shared_dir / "weights"))
     mapper = SemanticMapper(Config(), backbone)
     scene = shared_dir / "data/seq_redkitchen"
-    for frame in iterate(open_dataset(scene), stride=4):
+    for frame in iterate(open_dataset(scene), stride=5):
         mapper.integrate(frame)
     report = evaluate_targets(mapper.engine(), read_targets(scene / "objects.json"))
-    assert report.hits_at(1) >= 6
-    assert report.hits_at(3) >= 9
+    assert report.hits_at(1) >= 7
+    assert report.hits_at(3) >= 10
     assert report.oversized == 0
-    assert report.median_volume_m3 < 0.1
+    assert report.median_volume_m3 < 0.05
