@@ -39,12 +39,14 @@ class Recipe:
         temperature: Divides the cosines before the softmax.
         pull: Weight of 1 - cos to the pixel's own anchor.
         pixels: Share of the output cells that enter the loss.
+        balance: A kind's weight is its share of the pixels to minus this power.
+        crop, least: Width of a training crop, pixels, and the smallest share of the picture it keeps.
         ema: Decay of the averaged weights that are kept.
         start_from: Folder of an earlier run whose averaged weights to start with; empty for random ones.
         seed: Of initial weights, order and augmentation.
     """
 
-    apartments: int = 170
+    apartments: int = 260
     views: int = 12
     wild: float = 0.25
     steps: int = 2000
@@ -54,6 +56,9 @@ class Recipe:
     temperature: float = 0.06
     pull: float = 0.3
     pixels: float = 0.4
+    balance: float = 0.5
+    crop: int = 192
+    least: float = 0.42
     ema: float = 0.995
     start_from: str = ""
     seed: int = 0
@@ -63,13 +68,13 @@ def batch_at(views: Views, step: int, recipe: Recipe) -> tuple[Tensor, Tensor]:
     """The augmented batch of a step, a function of seed and step.
 
     Returns:
-        (B, 3, 144, 192) normalised images and (B, 36, 48) kinds.
+        (B, 3, 3/4 crop, crop) normalised images and kinds at a quarter of that size.
     """
     rng = np.random.default_rng([recipe.seed, step])
     per_epoch = max(1, len(views) // recipe.batch)
     order = np.random.default_rng([recipe.seed, 1_000_000 + step // per_epoch]).permutation(len(views))
     rows = np.resize(order[(step % per_epoch) * recipe.batch :], recipe.batch)
-    pairs = [augment(views.rgb[i], views.kind[i], rng) for i in rows]
+    pairs = [augment(views.rgb[i], views.kind[i], rng, recipe.crop, recipe.least) for i in rows]
     return normalise(np.stack([p[0] for p in pairs])), torch.from_numpy(np.stack([p[1] for p in pairs])).long()
 
 
@@ -80,11 +85,11 @@ def normalise(rgb: NDArray[np.uint8]) -> Tensor:
     return ((x - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
-def class_weights(views: Views, kinds: int) -> Tensor:
-    """(K,) weights that soften the rule of walls and floors: inverse square root of the share, within 0.3 to 3."""
+def class_weights(views: Views, kinds: int, balance: float) -> Tensor:
+    """(K,) weights that soften the rule of walls and floors: share to the power of -balance, within 0.3 to 3."""
     counts = np.bincount(views.kind[:, ::8, ::8].ravel(), minlength=256)[:kinds].astype(np.float64)
     share = counts / counts.sum()
-    weight = 1 / np.sqrt(np.maximum(share, 1e-5))
+    weight = np.maximum(share, 1e-5) ** -balance
     weight = weight / (weight * share).sum()
     return torch.tensor(np.clip(weight, 0.3, 3.0), dtype=torch.float32)
 
@@ -148,7 +153,7 @@ class Trainer:
         plain = [p for p in self.net.parameters() if p.ndim <= 1]
         groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         self.optimiser = torch.optim.AdamW(groups, lr=recipe.lr)
-        self.weights = class_weights(views, len(anchors.words))
+        self.weights = class_weights(views, len(anchors.words), recipe.balance)
         self.step = 0
 
     def advance(self) -> tuple[float, float]:

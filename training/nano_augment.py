@@ -8,12 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-CROP_WIDTH, CROP_HEIGHT = 192, 144
 STRIDE = 4
 
 
-def _crop_box(height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    share = rng.uniform(0.42, 0.95)
+def _crop_box(height: int, width: int, least: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    share = rng.uniform(least, 1.0)
     w = int(width * min(1.0, share * rng.uniform(0.9, 1.1)))
     h = int(height * min(1.0, share * rng.uniform(0.9, 1.1)))
     x, y = int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1))
@@ -53,23 +52,23 @@ def _degrade(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def augment(
-    rgb: NDArray[np.uint8], kind: NDArray[np.uint8], rng: np.random.Generator
+    rgb: NDArray[np.uint8], kind: NDArray[np.uint8], rng: np.random.Generator, width: int = 192, least: float = 0.42
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """A random crop at a random scale with other light, colours and sensor.
 
     Args:
         rgb: (H, W, 3); kind: (H, W) labels.
         rng: Source of all choices.
+        width: Of the result, a multiple of 16; its height is three quarters of it.
+        least: Smallest share of the picture's width and height that a crop keeps.
 
     Returns:
-        (144, 192, 3) uint8 image and its (36, 48) labels, one for each output cell.
+        (3/4 width, width, 3) uint8 image and labels at a quarter of that size, one for each output cell.
     """
-    x0, y0, x1, y1 = _crop_box(kind.shape[0], kind.shape[1], rng)
-    size = (CROP_WIDTH, CROP_HEIGHT)
-    picture = Image.fromarray(np.ascontiguousarray(rgb[y0:y1, x0:x1])).resize(size, Image.Resampling.BILINEAR)
-    labels = np.asarray(
-        Image.fromarray(np.ascontiguousarray(kind[y0:y1, x0:x1])).resize(size, Image.Resampling.NEAREST)
-    )
+    x0, y0, x1, y1 = _crop_box(kind.shape[0], kind.shape[1], least, rng)
+    size, cut = (width, width * 3 // 4), (slice(y0, y1), slice(x0, x1))
+    picture = Image.fromarray(np.ascontiguousarray(rgb[cut])).resize(size, Image.Resampling.BILINEAR)
+    labels = np.asarray(Image.fromarray(np.ascontiguousarray(kind[cut])).resize(size, Image.Resampling.NEAREST))
     image = np.asarray(picture, dtype=np.float32).copy()
     if rng.uniform() < 0.5:
         image, labels = image[:, ::-1].copy(), labels[:, ::-1]

@@ -11,7 +11,7 @@ from PIL import Image
 from geopurify_core.datasets.synthetic.kinds import CLASS_NAMES, kinds
 from geopurify_core.vision.nano_net import NanoNet, deployable
 from training.nano import Recipe, Trainer, batch_at, learning_rate, loss_at, train
-from training.nano_augment import CROP_HEIGHT, CROP_WIDTH, augment
+from training.nano_augment import augment
 from training.nano_eval import real, summary
 from training.nano_text import load_anchors
 from training.nano_views import FIRST_TRAINING_SEED, NOTHING, VALIDATION_SEEDS, Views, render_views
@@ -53,10 +53,10 @@ def test_augmentation_keeps_labels_on_their_pixels():
     kind[:, 160:] = 1
     agreed = []
     for seed in range(30):
-        image, labels = augment(rgb, kind, np.random.default_rng(seed))
-        assert image.shape == (CROP_HEIGHT, CROP_WIDTH, 3) and image.dtype == np.uint8
-        assert labels.shape == (CROP_HEIGHT // 4, CROP_WIDTH // 4)
-        cells = image.reshape(CROP_HEIGHT // 4, 4, CROP_WIDTH // 4, 4, 3).mean(axis=(1, 3, 4))
+        image, labels = augment(rgb, kind, np.random.default_rng(seed), width=192)
+        assert image.shape == (144, 192, 3) and image.dtype == np.uint8
+        assert labels.shape == (36, 48)
+        cells = image.reshape(36, 4, 48, 4, 3).mean(axis=(1, 3, 4))
         if len(np.unique(labels)) == 2:
             dark, bright = np.median(cells[labels == 0]), np.median(cells[labels == 1])
             agreed.append(((np.abs(cells - dark) < np.abs(cells - bright)) == (labels == 0)).mean())
