@@ -67,6 +67,18 @@ def test_it_answers_from_a_worker_thread(nano, picture):
     np.testing.assert_allclose(answers[0].features, nano.encode_image(picture).features, atol=1e-5)
 
 
+def test_it_limits_its_own_threads_and_leaves_those_of_others_alone(nano, picture, monkeypatch):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("threadpoolctl")
+    before, inside = torch.get_num_threads(), []
+    forward = nano._net.forward
+    monkeypatch.setattr(nano._net, "forward", lambda x: inside.append(torch.get_num_threads()) or forward(x))
+    nano.encode_image(picture)
+    assert inside == [1] and torch.get_num_threads() == before
+    with pytest.raises(BackboneError, match="threads"):
+        NanoBackbone(threads=-1)
+
+
 def test_texts_are_unit_rows_and_empty_ones_are_refused(nano):
     np.testing.assert_allclose(np.linalg.norm(nano.encode_text(["chair", "a red sofa"]), axis=1), 1.0, atol=1e-5)
     with pytest.raises(QueryError):
