@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from geopurify_core.config import DepthConfig
 from geopurify_core.errors import InvalidFrameError
-from geopurify_core.mapping.jit import HAVE_NUMBA, compiled, run_chunks
+from geopurify_core.jit import HAVE_NUMBA, compiled, run_chunks
 
 _MILLIMETRES = ("16UC1", "mono16")
 _METRES = ("32FC1",)

@@ -21,8 +21,8 @@ from geopurify_core.config import DepthConfig, FusionConfig, MapConfig
 from geopurify_core.depth import trusted_depth
 from geopurify_core.errors import BackboneError, MapMismatchError
 from geopurify_core.frame import RGBDFrame
+from geopurify_core.jit import HAVE_NUMBA, read_only, run_chunks, run_each
 from geopurify_core.mapping import reference
-from geopurify_core.mapping.jit import HAVE_NUMBA, read_only, run_chunks, run_each
 from geopurify_core.mapping.observations import ObservationCounts, Observations, observe_frame
 from geopurify_core.mapping.voxel_map import Placement, VoxelMap
 from geopurify_core.vision.base import FeatureMap

@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
 
-from geopurify_core.mapping.jit import compiled
+from geopurify_core.jit import compiled
 
 _KNOWN_HARDWARE = platform.machine() in ("aarch64", "arm64") or bool(
     llvmlite.binding.get_host_cpu_features().get("f16c")

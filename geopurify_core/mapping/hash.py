@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from geopurify_core.mapping.jit import HAVE_NUMBA, compiled
+from geopurify_core.jit import HAVE_NUMBA, compiled
 
 _MIN_SLOTS = 1024
 _MAX_LOAD = 2 / 3

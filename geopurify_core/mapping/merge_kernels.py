@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from geopurify_core.jit import compiled
 from geopurify_core.mapping.hash import slot_of
-from geopurify_core.mapping.jit import compiled
 
 RECENT_PAIRS = 8
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from geopurify_core.camera import PinholeCamera
 from geopurify_core.config import FusionConfig
 from geopurify_core.frame import RGBDFrame
-from geopurify_core.mapping.jit import read_only, run_chunks
+from geopurify_core.jit import read_only, run_chunks
 
 # Normals are differences over this share of the image width: wide enough for sensor noise, narrower than most voxels.
 _NORMAL_STEP_SHARE = 1 / 160

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from geopurify_core.mapping.jit import compiled
+from geopurify_core.jit import compiled
 
 # How much a measurement counts whose surface normal is unknown, and the least a grazing one counts.
 UNKNOWN_COSINE = 0.5

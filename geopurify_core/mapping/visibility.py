@@ -11,8 +11,8 @@ from geopurify_core.camera import PinholeCamera, check_pose, invert_pose
 from geopurify_core.config import DepthConfig, FusionConfig
 from geopurify_core.errors import InvalidFrameError
 from geopurify_core.frame import check_rgb
+from geopurify_core.jit import read_only
 from geopurify_core.mapping.fusion import FusionReport, check_values, check_width, integrate
-from geopurify_core.mapping.jit import read_only
 from geopurify_core.mapping.keys import NO_KEY, voxel_of
 from geopurify_core.mapping.observations import ObservationCounts, Observations
 from geopurify_core.mapping.voxel_map import VoxelMap

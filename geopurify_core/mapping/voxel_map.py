@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from geopurify_core.config import MapConfig
 from geopurify_core.errors import MapMismatchError
+from geopurify_core.jit import HAVE_NUMBA, run_chunks
 from geopurify_core.mapping import budget
 from geopurify_core.mapping.arena import SnapshotArena, lazy_zeros
 from geopurify_core.mapping.hash import new_index
-from geopurify_core.mapping.jit import HAVE_NUMBA, run_chunks
 from geopurify_core.mapping.keys import key_centers, pack_keys, unpack_keys
 from geopurify_core.mapping.snapshot import MapSnapshot
 

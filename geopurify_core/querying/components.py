@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geopurify_core.mapping.jit import compiled
+from geopurify_core.jit import compiled
 
 _HALF_RANGE = 1 << 20
 _EMPTY = np.int64(-1)

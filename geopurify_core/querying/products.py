@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from geopurify_core.jit import compiled, run_chunks
 from geopurify_core.mapping.half import widen
-from geopurify_core.mapping.jit import compiled, run_chunks
 
 _VECTORS_AT_ONCE = 4
 _ROWS_AT_ONCE = 256

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geopurify_core.datasets.synthetic.textures import surface_colour
-from geopurify_core.mapping.jit import compiled
+from geopurify_core.jit import compiled
 
 _TILE = 16
 _NEAR_M = 0.03

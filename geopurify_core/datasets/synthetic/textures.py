@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from geopurify_core.datasets.synthetic import shapes
-from geopurify_core.mapping.jit import compiled
+from geopurify_core.jit import compiled
 
 _PLAIN, _WOOD, _TILES, _FABRIC = shapes.PLAIN, shapes.WOOD, shapes.TILES, shapes.FABRIC
 _STRIPES, _CHECKER, _PLANKS, _PICTURE = shapes.STRIPES, shapes.CHECKER, shapes.PLANKS, shapes.PICTURE

@@ -8,11 +8,11 @@ import math
 import numpy as np
 import pytest
 
+from geopurify_core import jit
 from geopurify_core.camera import PinholeCamera
 from geopurify_core.config import DepthConfig, FusionConfig, MapConfig
 from geopurify_core.errors import BackboneError, MapMismatchError
 from geopurify_core.frame import RGBDFrame
-from geopurify_core.mapping import jit
 from geopurify_core.mapping.fusion import FusionReport, fuse_frame
 from geopurify_core.mapping.voxel_map import VoxelMap
 from geopurify_core.vision.base import FeatureMap

@@ -67,7 +67,7 @@ def read_only(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def num_threads() -> int:
-    """Threads that one fusion may use: the CPUs this process is allowed on, at most eight."""
+    """Threads that one task may use: the CPUs this process is allowed on, at most eight."""
     try:
         return min(_MAX_THREADS, len(os.sched_getaffinity(0)))
     except AttributeError:  # not Linux
@@ -76,7 +76,7 @@ def num_threads() -> int:
 
 @lru_cache(maxsize=1)
 def _pool(_pid: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=num_threads(), thread_name_prefix="mapping")
+    return ThreadPoolExecutor(max_workers=num_threads(), thread_name_prefix="geopurify")
 
 
 def run_chunks(
