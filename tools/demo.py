@@ -123,7 +123,7 @@ def _ask(client: Client, arguments: argparse.Namespace, out: Path) -> dict[str, 
         },
         "query_ms": round(query_ms, 1),
         "semantic": _judge_labels(client, truth),
-        "queries": {text: _judge_objects(text, answer.objects, truth) for text in QUESTIONS},
+        "queries": {text: _judge_objects(text, answer, truth) for text in QUESTIONS},
     }
 
 
@@ -145,34 +145,31 @@ def _judge_labels(client: Client, truth: Any) -> dict[str, Any]:
     return {"miou": result.miou, "macc": result.macc, "accuracy": result.accuracy, "iou": result.iou}
 
 
-def _judge_objects(text: str, objects: Any, truth: Any) -> dict[str, Any]:
-    """The answers to one text, and the class that really stands at each one's centre of mass."""
-    found = [item for item in objects if item.text == text]
+def _judge_objects(text: str, answer: Any, truth: Any) -> dict[str, Any]:
+    """The answers to one text, and the class that most of each one's voxels really belong to."""
+    from geopurify_ros.clouds import cloud_points, cloud_rows
+
+    points, instance = cloud_points(answer.cloud), cloud_rows(answer.cloud)["instance"]
     rows = []
-    for item in found:
+    for item in (item for item in answer.objects if item.text == text):
         centre, size = item.pose.position, item.size
-        where = [centre.x, centre.y, centre.z]
         rows.append(
             {
                 "score": round(item.score, 3),
-                "center_m": [round(v, 3) for v in where],
+                "center_m": [round(v, 3) for v in (centre.x, centre.y, centre.z)],
                 "size_m": [round(v, 3) for v in (size.x, size.y, size.z)],
                 "num_voxels": item.num_voxels,
-                "really": _what_stands_at(where, truth),
+                "really": _majority(truth.ground_truth(points[instance == item.instance]), truth.class_names),
             }
         )
     right = bool(rows) and rows[0]["really"] in QUESTIONS[text]
     return {"first_is_right": right, "right_answers": list(QUESTIONS[text]), "objects": rows}
 
 
-def _what_stands_at(where: list[float], truth: Any) -> str:
-    """Class of the smallest true object whose box, 0.2 m wider on each side, holds the point."""
-    holding = [
-        (item.size_m[0] * item.size_m[1] * item.size_m[2], item.class_name)
-        for item in truth.objects
-        if all(abs(w - c) <= s / 2 + 0.2 for w, c, s in zip(where, item.center_m, item.size_m, strict=True))
-    ]
-    return min(holding)[1] if holding else "nothing"
+def _majority(classes: Any, names: tuple[str, ...]) -> str:
+    """The most frequent class, unlabelled points (255) aside."""
+    known = classes[classes < len(names)].tolist()
+    return names[max(set(known), key=known.count)] if known else "nothing"
 
 
 def _draw(out: Path, report: dict[str, Any]) -> None:
