@@ -40,6 +40,9 @@ _MIN_WHITE_VOXELS = 20
 _PREPOSITIONS = frozenset(
     ("of", "in", "on", "at", "with", "without", "for", "to", "from", "by", "near", "under", "over", "behind", "beside")
 )
+_PLACES = frozenset(("in", "on", "at", "near", "under", "over", "behind", "beside", "by", "above", "below", "against"))
+_ARTICLES = frozenset(("the", "a", "an"))
+_EMPTY = frozenset(("what", "is", "are", "there", "something", "anything", "thing", "things", "stuff", *_ARTICLES))
 _WORD = re.compile(r"[^\W\d_]+", re.UNICODE)
 
 
@@ -90,7 +93,7 @@ def lexicon() -> dict[str, AppearanceTerm]:
 
 @functools.cache
 def compounds() -> frozenset[str]:
-    """Pairs of words that name one thing although the first looks like a colour ("light switch")."""
+    """Pairs of words that belong together although one looks like a colour or a place ("light switch", "built in")."""
     source = resources.files("geopurify_core.querying").joinpath("data/compounds.txt")
     return frozenset(source.read_text(encoding="utf-8").split("\n")) - {""}
 
@@ -114,9 +117,11 @@ def parse_text(text: str) -> ParsedText:
 
     A word counts as appearance only in front of another word it can describe: "orange chair" is a colour and a chair,
     "orange" or "bowl of orange" is the fruit. Colours leave the noun; textures and materials stay in it as well, since
-    "tiled wall" and "metal shelf" mean something beyond their looks.
+    "tiled wall" and "metal shelf" mean something beyond their looks. Where the thing is ("… on the red table") is not
+    what it is, and left out.
     """
-    words = _WORD.findall(text.lower())
+    spoken = _WORD.findall(text.lower())
+    words = _thing(spoken)
     terms: list[AppearanceTerm] = []
     kept: list[str] = []
     for index, word in enumerate(words):
@@ -130,14 +135,33 @@ def parse_text(text: str) -> ParsedText:
         terms.append(term)
         if term.kind in ("material", "texture"):
             kept.append(word)
-    noun = " ".join(kept) if terms else text.strip()
+    noun = " ".join(kept) if terms or words != spoken else text.strip()
     return ParsedText(text, noun, _head(kept) or noun, tuple(terms))
+
+
+def _thing(words: list[str]) -> list[str]:
+    """The words without leading articles and without the place: "the cup on the table" asks for a cup.
+
+    "of" stays ("chest of drawers"), and so do an ending ("something to sit on"), a compound ("built in wardrobe") and a
+    place that is all there is ("what is on the table").
+    """
+    start = next((index for index, word in enumerate(words) if word not in _ARTICLES), 0)
+    for index in range(start + 1, len(words) - 1):
+        pair = f"{words[index - 1]} {words[index]}"
+        somewhere = words[index] in _PLACES and any(word not in lexicon() for word in words[index + 1 :])
+        if somewhere and pair not in compounds() and not _EMPTY.issuperset(words[start:index]):
+            return words[start:index]
+    return words[start:]
 
 
 def _head(words: list[str]) -> str:
     """The last word before a preposition ("book" of "book on a table"), or nothing."""
-    end = next((index for index, word in enumerate(words) if index > 0 and word in _PREPOSITIONS), len(words))
-    return words[end - 1] if words else ""
+    ends = (
+        index
+        for index, word in enumerate(words)
+        if index > 0 and word in _PREPOSITIONS and f"{words[index - 1]} {word}" not in compounds()
+    )
+    return words[next(ends, len(words)) - 1] if words else ""
 
 
 def _describes_something(following: list[str]) -> bool:
