@@ -83,10 +83,12 @@ def rasterise(
     column = np.floor((projected[order, 0] - low[0]) / pixel_m).astype(np.int64)
     row = np.floor((high[1] - projected[order, 1]) / pixel_m).astype(np.int64)
     z = projected[order, 2].astype(np.float32)
-    # a turned cube covers up to its diagonal; 1.25 edges leave neither gaps nor swollen outlines
-    half = max(1, round(0.625 * voxel_size_m / pixel_m))
-    for dy in range(-half, half):
-        for dx in range(-half, half):
+    # a turned cube covers up to its diagonal; 1.25 edges leave no swollen outlines, and the extra pixel closes the gaps
+    # that rounding makes between voxels on a grid whose step is a whole number of pixels
+    edge = int(np.ceil(1.25 * voxel_size_m / pixel_m))
+    offsets = sorted((i - edge // 2 for i in range(edge)), key=abs)  # its own middle first: equals do not displace it
+    for dy in offsets:
+        for dx in offsets:
             x, y = column + dx, row + dy
             inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
             pixels = y[inside] * width + x[inside]

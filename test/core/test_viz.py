@@ -58,6 +58,17 @@ def test_neighbouring_voxels_leave_no_gaps_however_turned():
         assert raster.covered[row - 8 : row + 8, column - 8 : column + 8].all()
 
 
+@pytest.mark.parametrize("voxel_size_m", [0.04, 0.05, 0.1])
+@pytest.mark.parametrize("pixels_per_voxel", [1, 2, 3, 4])
+def test_a_grid_aligned_with_the_pixels_has_no_lines_through_it(voxel_size_m, pixels_per_voxel):
+    side = np.arange(200)
+    coords = np.stack(np.meshgrid(side, side, [0], indexing="ij"), axis=-1).reshape(-1, 3)
+    points = (coords.astype(np.float32) + np.float32(0.5)) * np.float32(voxel_size_m)  # rounded as in a snapshot
+    covered = rasterise(points, View.top(Z), voxel_size_m, pixels_per_voxel).covered
+    rows, columns = np.flatnonzero(covered.any(axis=1)), np.flatnonzero(covered.any(axis=0))
+    assert covered[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+
+
 def test_the_oblique_viewer_stands_where_it_says():
     view = View.oblique(Z, azimuth_deg=0.0, elevation_deg=30.0)
     right, up, towards = view.R_view_map
