@@ -49,6 +49,8 @@ def write_cloud(
     writers = {".ply": _ply_header, ".pcd": _pcd_header}
     if target.suffix.lower() not in writers:
         raise InvalidConfigError("cloud file", str(path), f"Give a name that ends in {' or '.join(writers)}.")
+    if target.exists() and not target.is_file():
+        raise InvalidConfigError("cloud file", str(path), "That is a folder, a device or a pipe; name a file.")
     points = to_points(snapshot, names, label, confidence, palette, paint_labels)
     header, points = writers[target.suffix.lower()](points, names)
     partial = target.with_name(f".{target.name}.partial")

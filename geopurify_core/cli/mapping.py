@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import signal
+import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,11 +21,14 @@ from rich.table import Table
 from geopurify_core import __version__
 from geopurify_core.cli.common import INTERRUPTED, err, load_config, out, parse_options
 from geopurify_core.config import BackboneConfig, Config
-from geopurify_core.errors import DatasetError, InvalidConfigError, InvalidFrameError
+from geopurify_core.errors import BackboneError, DatasetError, InvalidConfigError, InvalidFrameError
 
 if TYPE_CHECKING:
     from geopurify_core.datasets import RGBDDataset
+    from geopurify_core.frame import RGBDFrame
     from geopurify_core.pipeline import SemanticMapper
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -31,6 +40,7 @@ class _Run:
     seconds: float = 0.0
     interrupted: bool = False
     failure: DatasetError | None = None
+    last_rejection: str = "No frame was usable."
 
 
 def map_dataset(
@@ -68,7 +78,7 @@ def map_dataset(
     if run.failure is not None and not run.integrated:
         raise run.failure
     if not run.integrated:
-        raise DatasetError(f"dataset {dataset}", dict(run.skipped), "No frame was usable, so no map was written.")
+        raise DatasetError(f"dataset {dataset}", dict(run.skipped), f"No map was written. {run.last_rejection}".strip())
     snapshot = mapper.snapshot()
     save_map(out_path, snapshot, extra=_provenance(settings, recording.name, run))
     _report(mapper, run, out_path)
@@ -96,6 +106,8 @@ def _check_destination(path: Path) -> None:
     """Find out before the work, not after it, that the map cannot be written."""
     if path.is_dir():
         raise InvalidConfigError("--out", str(path), "That is a folder; give the name of a file in it.")
+    if path.exists() and not path.is_file():
+        raise InvalidConfigError("--out", str(path), "That is a device or a pipe; give the name of a file.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -106,7 +118,7 @@ def integrate_all(mapper: SemanticMapper, recording: RGBDDataset, stride: int, m
     """Fuse frame after frame with a progress bar; Ctrl-C ends it early and keeps what is there."""
     from geopurify_core.datasets import iterate
 
-    run, rejected, started = _Run(), Counter[str](), time.perf_counter()
+    run, started = _Run(), time.perf_counter()
     total = len(range(0, len(recording), stride))
     total = min(total, max_frames) if max_frames is not None else total
     frames = iterate(recording, stride=stride, stop=None if max_frames is None else max_frames * stride)
@@ -114,25 +126,60 @@ def integrate_all(mapper: SemanticMapper, recording: RGBDDataset, stride: int, m
         task = bar.add_task(recording.name, total=total, detail="")
         try:
             for frame in frames:
-                try:
-                    mapper.integrate(frame)
-                    run.integrated += 1
-                except InvalidFrameError as error:
-                    rejected[f"rejected: {error.field}"] += 1
-                skipped = sum(recording.skipped.values())
-                bar.update(
-                    task,
-                    completed=run.integrated + sum(rejected.values()) + skipped,
-                    detail=_detail(mapper, run, started),
-                )
+                with _interrupts_wait():
+                    _integrate(mapper, frame, run)
+                done = run.integrated + sum(run.skipped.values()) + sum(recording.skipped.values())
+                bar.update(task, completed=done, detail=_detail(mapper, run, started))
         except KeyboardInterrupt:
             run.interrupted = True
             err.print("Interrupted: keeping the frames so far.", style="yellow")
         except DatasetError as error:  # a recording that breaks off half way still gave a map of its first half
             run.failure = error
-    run.skipped = recording.skipped + rejected
+    run.skipped = recording.skipped + run.skipped
     run.seconds = time.perf_counter() - started
     return run
+
+
+def _integrate(mapper: SemanticMapper, frame: RGBDFrame, run: _Run) -> None:
+    """Fuse one frame; one that cannot be used is counted, and said the first time, but does not cost the others."""
+    try:
+        if mapper.integrate(frame).pixels_valid:
+            run.integrated += 1
+            return
+        limits = mapper.config.depth
+        where = f"between depth.min_range_m={limits.min_range_m:g} and depth.max_range_m={limits.max_range_m:g} m"
+        reason, run.last_rejection = "no depth in range", f"No depth pixel lies {where}; are its units right?"
+    except (InvalidFrameError, BackboneError) as error:
+        reason, run.last_rejection = f"rejected: {error.field}", str(error)
+    if reason not in run.skipped:
+        log.warning("skipping frames (%s); first: %s", reason, run.last_rejection)
+    run.skipped[reason] += 1
+
+
+@contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Hold Ctrl-C and SIGTERM back until the block has ended: a frame half fused would be saved half fused.
+
+    Told a second time, it does not wait.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    waiting: list[int] = []
+
+    def hold(signum: int, _: FrameType | None) -> None:
+        if waiting:
+            raise KeyboardInterrupt
+        waiting.append(signum)
+
+    before = {number: signal.signal(number, hold) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if waiting:
+        raise KeyboardInterrupt
 
 
 def _progress() -> Progress:

@@ -27,13 +27,12 @@ def open_dataset(spec: str | Path, **options: Any) -> RGBDDataset:
         DatasetError: Nothing is there, its kind is unknown, or a part of it is missing.
     """
     text = str(spec)
-    if text == "synthetic" or text.startswith("synthetic:"):
-        return _open_synthetic(text, options)
     path = Path(spec).expanduser()
-    if not path.exists():
+    generated = text == "synthetic" or text.startswith("synthetic:")
+    if not generated and not path.exists():
         raise DatasetError("dataset", text, f"There is no such file or folder. {_KINDS}")
     try:
-        return _open_path(path, options)
+        return _open_synthetic(text, options) if generated else _open_path(path, options)
     except TypeError as error:
         raise DatasetError("dataset options", options, f"The reader of {text} does not take them: {error}") from error
 

@@ -69,6 +69,8 @@ def save_map(path: str | Path, snapshot: MapSnapshot, extra: dict[str, Any] | No
         MapFileError: The folder cannot be written, the disk is full, or ``extra`` is not JSON.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise MapFileError("map file", str(path), "That is a folder, a device or a pipe; name a file.")
     arrays = {
         name: np.ascontiguousarray(getattr(snapshot, name), dtype=kind) for name, (_, kind, _) in _TENSORS.items()
     }

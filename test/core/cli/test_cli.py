@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import signal
 import struct
 import subprocess
@@ -21,6 +22,7 @@ from geopurify_core.cli.query import picture_paths, slug
 from geopurify_core.config import Config
 from geopurify_core.errors import BackboneError, InvalidConfigError
 from geopurify_core.mapping.store import load_map, read_extra
+from geopurify_core.mapping.voxel_map import VoxelMap
 from geopurify_core.vision.base import FeatureMap
 
 FRUIT = {"tomato": 0, "lime": 1, "plum": 2}
@@ -170,6 +172,10 @@ def test_stride_and_max_frames(scene, tmp_path):
         (["map", "{scene}", "--out", "{tmp}/x", "--set", "nothing"], "key=value"),
         (["map", "{scene}", "--out", "{tmp}/x", "--config", "{tmp}/absent.yaml"], "config file"),
         (["map", "{scene}", "--out", "{tmp}/x", "-d", "wrong=1"], "dataset options"),
+        (["map", "synthetic:3", "--out", "{tmp}/x", "--backbone", "fruit", "-d", "wrong=1"], "dataset options"),
+        (["map", "synthetic:3", "--out", "{tmp}/x", "--backbone", "fruit", "-d", "num_frames=abc"], "dataset options"),
+        (["map", "{scene}", "--out", "{pipe}", "--backbone", "fruit"], "--out"),
+        (["map", "{scene}", "--out", "{tmp}/x", "--backbone", "fruit", "-d", "depth_shift=.nan"], "depth_shift"),
         (["query", "{tmp}/absent.map", "chair"], "map file"),
         (["query", "{map}", " "], "texts[0]"),
         (["query", "{map}", "x" * 10_000], "10000 bytes"),
@@ -179,10 +185,12 @@ def test_stride_and_max_frames(scene, tmp_path):
         (["export", "{map}", "{tmp}/cloud.ply", "--labels", "wrong"], "labels"),
         (["bag", "from-scannet", "{tmp}/absent", "{tmp}/x.mcap"], "dataset"),
         (["bag", "info", "{tmp}/absent"], "bag"),
+        (["export", "{map}", "{pipe}"], "cloud file"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments, says, scene, map_file, tmp_path):
-    places = {"tmp": tmp_path, "scene": scene, "map": map_file}
+    places = {"tmp": tmp_path, "scene": scene, "map": map_file, "pipe": tmp_path / "pipe.ply"}
+    os.mkfifo(places["pipe"])  # renaming a file onto it, or onto a device, would take its place
     before = sorted(path.name for path in tmp_path.iterdir())
     result = runner.invoke(app, [argument.format(**places) for argument in arguments])
     assert result.exit_code == 2 and says in result.stderr
@@ -200,6 +208,47 @@ def test_no_usable_frame_writes_no_map(scene, tmp_path):
         path.write_text("nan " * 16)
     result = runner.invoke(app, ["map", str(scene), "-o", str(tmp_path / "x.map"), "--backbone", "fruit"])
     assert result.exit_code == 2 and "invalid pose" in result.stderr and not (tmp_path / "x.map").exists()
+
+
+@pytest.mark.parametrize("option", ["depth_shift=1", "depth_shift=1.0e+9"])
+def test_depth_out_of_range_everywhere_is_said_and_writes_no_map(scene, tmp_path, option):
+    result = runner.invoke(app, ["map", str(scene), "-o", str(tmp_path / "x.map"), "--backbone", "fruit", "-d", option])
+    assert result.exit_code == 2 and "no depth in range" in result.stderr and "depth." in result.stderr
+    assert not (tmp_path / "x.map").exists()
+
+
+def test_a_frame_that_the_network_fails_on_costs_that_frame_only(scene, tmp_path, monkeypatch):
+    original, seen = FruitBackbone.encode_image, []
+
+    def failing(self, rgb, depth_m=None):
+        seen.append(1)
+        if len(seen) == 2:
+            raise BackboneError("model", "NaN", "The network diverged.")
+        return original(self, rgb)
+
+    monkeypatch.setattr(FruitBackbone, "encode_image", failing)
+    result = runner.invoke(app, ["map", str(scene), "-o", str(tmp_path / "x.map"), "--backbone", "fruit"])
+    assert result.exit_code == 0 and "The network diverged" in " ".join(result.stderr.split())
+    assert read_extra(tmp_path / "x.map")["frames"] == 2
+    assert read_extra(tmp_path / "x.map")["skipped"] == {"invalid pose": 1, "rejected: model": 1}
+
+
+def test_an_interrupt_waits_until_the_frame_is_fused(scene, tmp_path, monkeypatch):
+    """A signal may come between making room for voxels and filling them; the saved map must not show that."""
+    original, seen = VoxelMap.place, []
+
+    def interrupted(self, *arguments):
+        placement = original(self, *arguments)
+        seen.append(1)
+        if len(seen) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return placement
+
+    monkeypatch.setattr(VoxelMap, "place", interrupted)
+    result = runner.invoke(app, ["map", str(scene), "-o", str(tmp_path / "x.map"), "--backbone", "fruit"])
+    assert result.exit_code == 130 and read_extra(tmp_path / "x.map")["frames"] == 2
+    assert load_map(tmp_path / "x.map").geometry_weight.min() > 0
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_interrupting_keeps_the_frames_so_far(scene, tmp_path, monkeypatch):
