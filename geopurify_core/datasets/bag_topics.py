@@ -35,10 +35,14 @@ class BagTopics:
 def choose_topics(reader: Any, bag: str, overrides: Mapping[str, str]) -> BagTopics:
     """Choose by type and name; ``overrides`` win. Raises DatasetError naming what is missing and what there is."""
     types = {connection.topic: connection.msgtype for connection in reader.connections}
+    if not isinstance(overrides, Mapping):
+        raise DatasetError(
+            "topics", overrides, f"Give a mapping such as {{color: /rgb/image}}; keys: {', '.join(_KEYS)}."
+        )
     for key, topic in overrides.items():
         if key not in _KEYS:
             raise DatasetError(f"topics.{key}", topic, f"Known keys: {', '.join(_KEYS)}.")
-        if topic not in types:
+        if not isinstance(topic, str) or topic not in types:
             raise DatasetError(f"topics.{key}", topic, f"The bag has: {', '.join(sorted(types)) or 'nothing'}.")
     images = _of_type(types, _IMAGES)
     # a raw image is preferred to its compressed copy, a depth registered to the colour to one that is not

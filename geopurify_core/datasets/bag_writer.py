@@ -21,6 +21,7 @@ from geopurify_core.errors import DatasetError
 from geopurify_core.frame import RGBDFrame
 
 STORAGES = {"mcap": ".mcap", "sqlite3": ".db3"}
+_END_OF_ROS_TIME_NS = 2**31 * 1_000_000_000
 OPTICAL_FRAME = "camera_optical_frame"
 _TOPICS = {
     "/rgb/image": "sensor_msgs/msg/Image",
@@ -57,23 +58,39 @@ def write_bag(
         start_ns: Added to every stamp (a recording that starts at 0 then plays as of that time).
 
     Raises:
-        DatasetError: ``out`` exists, the storage is unknown or contradicts the suffix, or there was no frame.
+        DatasetError: ``out`` exists or cannot be written, the storage is unknown or contradicts the suffix, a stamp
+            is beyond what ROS can say, or there was no frame.
     """
     out = Path(out)
     storage = _choose_storage(out, storage, compress)
-    if out.exists() and not overwrite:
-        raise DatasetError("bag", str(out), "It exists; remove it, or overwrite it with --force.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    _check_destination(out, overwrite)
+    scratch: Path | None = None
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
         folder = scratch / out.stem
         count = _write_folder(frames, folder, storage, compress, frame_id, start_ns)
         if count == 0:
             raise DatasetError("bag", str(out), "There was no usable frame to write; see the skipped counts.")
         _move(folder, out, storage)
         return count
+    except OSError as error:
+        raise DatasetError("bag", str(out), f"It cannot be written: {error.strerror or error}.") from error
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _check_destination(out: Path, overwrite: bool) -> None:
+    """Only a bag is ever overwritten: a folder of anything else would be lost with all that is in it."""
+    if out.exists() and not overwrite:
+        raise DatasetError("bag", str(out), "It exists; remove it, or overwrite it with --force.")
+    if out.is_dir() and any(out.iterdir()) and not (out / "metadata.yaml").is_file():
+        raise DatasetError(
+            "bag", str(out), "That folder is no bag (no metadata.yaml), so it is kept; give another name."
+        )
+    if out.exists() and not out.is_dir() and not out.is_file():
+        raise DatasetError("bag", str(out), "That is a device or a pipe; give another name.")
 
 
 def _choose_storage(out: Path, storage: str | None, compress: bool) -> str:
@@ -112,6 +129,8 @@ def _write_folder(
         connections = {name: writer.add_connection(name, kind, typestore=typestore) for name, kind in _TOPICS.items()}
         for frame in frames:
             stamp_ns = frame.stamp_ns + start_ns
+            if not 0 <= stamp_ns < _END_OF_ROS_TIME_NS:
+                raise DatasetError("stamp + start", stamp_ns, "ROS counts seconds in 31 bits: start before 2038.")
             for topic, message in build.messages(frame, stamp_ns):
                 raw = typestore.serialize_cdr(message, message.__msgtype__)
                 writer.write(connections[topic], stamp_ns, raw)

@@ -40,7 +40,7 @@ class RosbagDataset(FrameSource):
         depth_scale: Depth units in one metre for 16-bit depth (REP-118: 1000).
 
     Raises:
-        DatasetError: Not a readable bag, or a needed topic is missing.
+        DatasetError: Not a readable bag, a needed topic is missing, or an option makes no sense.
     """
 
     def __init__(
@@ -54,9 +54,11 @@ class RosbagDataset(FrameSource):
     ) -> None:
         self.path = Path(path)
         super().__init__(self.path.stem)
-        self.slop_ns = round(slop_s * 1e9)
-        self.max_pose_gap_ns = round(max_pose_gap_s * 1e9)
-        self.depth_scale = depth_scale
+        self.slop_ns = round(_number("slop_s", slop_s, 0.0) * 1e9)
+        self.max_pose_gap_ns = round(_number("max_pose_gap_s", max_pose_gap_s, 0.0) * 1e9)
+        self.depth_scale = _number("depth_scale", depth_scale, 1e-3)
+        if map_frame is not None and not isinstance(map_frame, str):
+            raise DatasetError("map_frame", map_frame, "Give the name of a TF frame.")
         with open_bag(self.path) as reader:
             self.topics = choose_topics(reader, str(self.path), topics or {})
             self._length = int(reader.topics[self.topics.color].msgcount)
@@ -79,10 +81,10 @@ class RosbagDataset(FrameSource):
                     yield item if isinstance(item, SkipFrame) else self._frame(item)
 
     def _pairs(self, reader: Any) -> Iterator[Pair[Any, Any] | SkipFrame]:
-        """Colour messages with their depth, and the newest camera infos of that moment."""
+        """Colour messages with their pose, their depth, and the newest camera infos of that moment."""
         names = self.topics
         wanted = [c for c in reader.connections if c.topic in names.streamed()]
-        sync: NearestPairs[tuple[Any, dict[str, Any]], Any] = NearestPairs(self.slop_ns)
+        sync: NearestPairs[tuple[Any, dict[str, Any], NDArray[np.float64]], Any] = NearestPairs(self.slop_ns)
         infos: dict[str, Any] = self._first_infos(reader)
         last_ns = -1
         for connection, _, raw in reader.messages(connections=wanted):
@@ -98,9 +100,12 @@ class RosbagDataset(FrameSource):
                 yield from sync.add_second(stamp_ns, message)
             elif stamp_ns <= last_ns:
                 yield SkipFrame("unsorted stamp", f"{stamp_ns} ns after {last_ns} ns")
+            elif (T_map_camera := self._poses.at(stamp_ns, message.header.frame_id)) is None:
+                # asked now, not when its depth is found: a stamp in the future must not make all later ones unsorted
+                yield SkipFrame("no pose", f"none recorded around {stamp_ns} ns")
             else:
                 last_ns = stamp_ns
-                yield from sync.add_first(stamp_ns, (message, infos))
+                yield from sync.add_first(stamp_ns, (message, infos, T_map_camera))
         yield from sync.flush()
 
     def _first_infos(self, reader: Any) -> dict[str, Any]:
@@ -114,15 +119,12 @@ class RosbagDataset(FrameSource):
         return infos
 
     def _frame(self, pair: Pair[Any, Any]) -> RGBDFrame | SkipFrame:
-        color, infos = pair.first
+        color, infos, T_map_camera = pair.first
         if pair.second is None:
             return SkipFrame("no depth image", f"none within {self.slop_ns / 1e6:g} ms of {pair.stamp_ns} ns")
         info, depth_info = infos.get(self.topics.camera_info), infos.get(self.topics.depth_camera_info)
         if info is None:
             return SkipFrame("no camera info", f"none readable on {self.topics.camera_info}")
-        T_map_camera = self._poses.at(pair.stamp_ns, color.header.frame_id)
-        if T_map_camera is None:
-            return SkipFrame("no pose", f"none recorded around {pair.stamp_ns} ns")
         try:
             rgb, depth = _pixels(color), _pixels(pair.second)
             if rgb.ndim != 3 or depth.ndim != 2:
@@ -137,6 +139,13 @@ class RosbagDataset(FrameSource):
             )
         except GeoPurifyError as error:
             return skip_reason(error)
+
+
+def _number(option: str, value: Any, least: float) -> float:
+    """``value`` as a finite float of at least ``least``, or DatasetError."""
+    if type(value) not in (int, float) or not (np.isfinite(value) and value >= least):
+        raise DatasetError(option, value, f"Give a finite number of at least {least:g}.")
+    return float(value)
 
 
 class _Poses:

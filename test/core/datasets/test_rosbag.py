@@ -342,3 +342,49 @@ def test_a_bag_is_described_even_if_it_cannot_be_mapped(tmp_path):
     assert content.messages == 8 and not content.problem and abs(content.duration_s - 0.1) < 0.01
     lacking = describe_bag(bag(tmp_path / "b", poses))
     assert "bag topic for color" in lacking.problem and [topic.role for topic in lacking.topics] == [""]
+
+
+@pytest.mark.parametrize("storage", ["bag", "bag.mcap"])
+def test_overwriting_never_removes_a_folder_that_is_no_bag(tmp_path, storage):
+    precious = tmp_path / storage
+    precious.mkdir()
+    (precious / "thesis.tex").write_text("years of work")
+    with pytest.raises(DatasetError, match="no bag"):
+        write_bag(frames(1), precious, overwrite=True)
+    assert (precious / "thesis.tex").read_text() == "years of work" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DatasetError, match="cannot be written"):
+        write_bag(frames(1), tmp_path / "file" / "x.mcap")
+
+
+def test_stamps_beyond_ros_time_are_refused(tmp_path):
+    with pytest.raises(DatasetError, match="stamp"):
+        write_bag(frames(1), tmp_path / "x.mcap", start_ns=2**62)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("slop_s", float("nan")), ("slop_s", -1.0), ("slop_s", "wide"), ("max_pose_gap_s", float("inf")),
+        ("depth_scale", 0), ("depth_scale", "abc"), ("depth_scale", float("nan")), ("map_frame", 5), ("topics", "rgb"),
+        ("topics", {"color": ["/rgb/image"]}),
+    ],
+)  # fmt: skip
+def test_bad_reader_options_are_named(tmp_path, option, value):
+    write_bag(frames(2), tmp_path / "x.mcap")
+    with pytest.raises(DatasetError) as error:
+        open_dataset(tmp_path / "x.mcap", **{option: value})
+    assert error.value.field.startswith(option)
+
+
+def test_one_stamp_in_the_future_does_not_end_the_recording(tmp_path):
+    poses = [("/pose", t * MS, pose(t * MS, t)) for t in range(0, 900, 100)]
+    messages = [*poses, *camera_messages(5)]
+    usable = len(list(RosbagDataset(bag(tmp_path / "x", messages))))
+    spoiled = ("/cam/color/image_raw", 150 * MS, image(1_500_000_000 * 10**9))
+    reader = RosbagDataset(bag(tmp_path / "y", [*messages, spoiled]))
+    assert usable == 5 and len(list(reader)) == usable and reader.skipped == {"no pose": 1}
