@@ -55,9 +55,14 @@ class RGBDFrame:
             object.__setattr__(self, "depth_camera", self.camera.scaled(width, height))
         if (self.depth_camera.height, self.depth_camera.width) != (height, width):
             raise InvalidFrameError("depth_camera", self.depth_camera, f"The depth image is {height}x{width}.")
-        if self.stamp_ns < 0:
-            raise InvalidFrameError("stamp_ns", self.stamp_ns, "Stamps are nanoseconds since an epoch, not negative.")
+        check_stamp(self.stamp_ns)
         object.__setattr__(self, "T_map_camera", check_pose(self.T_map_camera))
+
+
+def check_stamp(stamp_ns: int) -> None:
+    """Raise InvalidFrameError unless ``stamp_ns`` is a whole number that a map can store."""
+    if not isinstance(stamp_ns, (int, np.integer)) or not 0 <= stamp_ns < 1 << 63:
+        raise InvalidFrameError("stamp_ns", stamp_ns, "Give whole nanoseconds since an epoch, from 0 to below 2^63.")
 
 
 def check_rgb(rgb: NDArray[np.uint8]) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from geopurify_core.camera import PinholeCamera, check_pose, invert_pose
 from geopurify_core.config import DepthConfig, FusionConfig
 from geopurify_core.errors import InvalidFrameError
-from geopurify_core.frame import check_rgb
+from geopurify_core.frame import check_rgb, check_stamp
 from geopurify_core.jit import read_only
 from geopurify_core.mapping.fusion import FusionReport, check_values, check_width, integrate
 from geopurify_core.mapping.keys import NO_KEY, voxel_of
@@ -53,8 +53,7 @@ class PointObservation:
             raise InvalidFrameError(
                 "points_m", f"{self.points_m.dtype}{self.points_m.shape}", "Give (N, 3) float metres."
             )
-        if self.stamp_ns < 0:
-            raise InvalidFrameError("stamp_ns", self.stamp_ns, "Stamps are nanoseconds since an epoch, not negative.")
+        check_stamp(self.stamp_ns)
         object.__setattr__(self, "T_map_sensor", check_pose(self.T_map_sensor, "T_map_sensor"))
         object.__setattr__(self, "T_map_camera", check_pose(self.T_map_camera))
 

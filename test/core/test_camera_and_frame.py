@@ -126,6 +126,8 @@ def test_the_depth_camera_defaults_to_the_colour_camera_at_its_size():
     {"depth_m": np.zeros((24, 32, 1), np.float32)},
     {"T_map_camera": np.full((4, 4), np.nan)},
     {"stamp_ns": -1},
+    {"stamp_ns": 2**63},
+    {"stamp_ns": 1.5},
     {"depth_camera": CAMERA},
 ])  # fmt: skip
 def test_frames_that_do_not_fit_together_are_refused(change):
