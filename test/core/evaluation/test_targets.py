@@ -120,3 +120,20 @@ def test_a_real_kitchen_is_searched(repository: Path, shared_dir: Path) -> None:
     assert report.hits_at(3) >= 10
     assert report.oversized == 0
     assert report.median_volume_m3 < 0.05
+
+
+def test_more_targets_than_one_query_may_ask() -> None:
+    """An engine refuses more than ``query.max_texts`` texts at once; the list of a whole building is longer."""
+
+    class StrictEngine(CannedEngine):
+        config = Config().query
+
+        def query(self, texts: list[str], **limits: Any) -> list[QueryResult]:
+            assert len(texts) <= self.config.max_texts
+            return super().query(texts, **limits)
+
+    count = Config().query.max_texts + 44
+    engine = StrictEngine({f"thing {i}": [([i, 0, 0], [0.2, 0.2, 0.2], 0.0)] for i in range(count)})
+    targets = [Target(f"thing {i}", np.array([[float(i), 0.0, 0.0]])) for i in range(count)]
+    report = evaluate_targets(engine, targets)  # type: ignore[arg-type]
+    assert [row.text for row in report.rows] == [target.text for target in targets] and report.hits_at(1) == count
