@@ -52,6 +52,12 @@ class SemanticMapper:
         self._map = self._empty_map()
         self._engine: QueryEngine | None = None
         self._times_ms = (0.0, 0.0)
+        self._epoch = 0
+
+    @property
+    def epoch(self) -> int:
+        """Counts how often the map was replaced, by a reset or a loaded one."""
+        return self._epoch
 
     def configure(self, config: Config) -> None:
         """Use other depth, fusion and query settings from the next frame and query on.
@@ -72,25 +78,32 @@ class SemanticMapper:
             living = self._map
             return MapStats(len(living), living.nbytes, living.evicted, living.stamp_ns, *self._times_ms)
 
-    def integrate(self, frame: RGBDFrame) -> FusionReport:
-        """Fuse one frame: the network sees the image, every trusted depth pixel carries its feature into the map."""
-        config = self.config
-        feature_map, backbone_ms = self._timed(lambda: self.backbone.encode_image(frame.rgb, frame.depth_m))
-        with self._lock:
-            report, fusion_ms = self._timed(
-                lambda: fuse_frame(self._map, frame, feature_map, config.depth, config.fusion)
-            )
-        self._times_ms = (backbone_ms, fusion_ms)
-        return report
+    def integrate(self, frame: RGBDFrame | PointObservation, epoch: int | None = None) -> FusionReport:
+        """Fuse one frame: the network sees the image, every trusted depth pixel carries its feature into the map.
 
-    def integrate_points(self, points: PointObservation) -> FusionReport:
-        """Fuse a point cloud (lidar, other depth sensors) as far as the colour camera sees it."""
+        A point cloud (lidar, other depth sensors) is fused as far as its colour camera sees it.
+
+        Args:
+            frame: What was seen.
+            epoch: The map that the frame was meant for, where it has waited since; by default the one of now.
+
+        Raises:
+            MapMismatchError: The map was replaced meanwhile; the new one is left alone.
+        """
         config = self.config
-        feature_map, backbone_ms = self._timed(lambda: self.backbone.encode_image(points.rgb))
+        epoch = self._epoch if epoch is None else epoch
+        depth_m = frame.depth_m if isinstance(frame, RGBDFrame) else None
+        feature_map, backbone_ms = self._timed(lambda: self.backbone.encode_image(frame.rgb, depth_m))
+
+        def fuse() -> FusionReport:
+            if isinstance(frame, RGBDFrame):
+                return fuse_frame(self._map, frame, feature_map, config.depth, config.fusion)
+            return fuse_points(self._map, frame, feature_map, config.depth, config.fusion)
+
         with self._lock:
-            report, fusion_ms = self._timed(
-                lambda: fuse_points(self._map, points, feature_map, config.depth, config.fusion)
-            )
+            if epoch != self._epoch:
+                raise MapMismatchError("frame.epoch", epoch, "The map was reset or loaded after it: send newer frames.")
+            report, fusion_ms = self._timed(fuse)
         self._times_ms = (backbone_ms, fusion_ms)
         return report
 
@@ -138,12 +151,12 @@ class SemanticMapper:
             )
         loaded = VoxelMap.from_snapshot(snapshot, self.config.map)
         with self._lock:
-            self._map, self._engine = loaded, None
+            self._map, self._engine, self._epoch = loaded, None, self._epoch + 1
 
     def reset(self) -> None:
         """Forget everything."""
         with self._lock:
-            self._map, self._engine = self._empty_map(), None
+            self._map, self._engine, self._epoch = self._empty_map(), None, self._epoch + 1
 
     def _empty_map(self) -> VoxelMap:
         backbone = self.backbone

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from sensor_msgs.msg import CameraInfo, PointCloud2
 
-from geopurify_core.camera import PinholeCamera, pose_from_quaternion
+from geopurify_core.camera import PinholeCamera
 from geopurify_core.depth import decode_depth
 from geopurify_core.errors import InvalidCameraError, InvalidPoseError
 from geopurify_core.frame import RGBDFrame
@@ -19,6 +19,7 @@ from geopurify_ros.poses import Pose, PoseSource, TfPoses
 from geopurify_ros.sync import SyncedSet
 
 _POLL_S = 0.01
+_MAX_WARNINGS = 20
 
 
 class FrameBuilder:
@@ -108,15 +109,6 @@ class FrameBuilder:
         return T_map_camera @ self._tf.between(camera_frame, points_frame)
 
     def _warn_once(self, text: str) -> None:
-        if text not in self._warned:
+        if text not in self._warned and len(self._warned) < _MAX_WARNINGS:
             self._warned.add(text)
             self._warn(text)
-
-
-def mount(values: list[float], name: str) -> Pose | None:
-    """A (4, 4) transform from ``x y z qx qy qz qw``; None for an empty list. Raises InvalidPoseError."""
-    if not values:
-        return None
-    if len(values) != 7 or not all(isinstance(v, (int, float)) for v in values):
-        raise InvalidPoseError(name, values, "Give seven numbers: x y z qx qy qz qw.")
-    return pose_from_quaternion(values[:3], values[3:])

@@ -35,6 +35,7 @@ class Input:
     refused: Kind = field(default_factory=Kind)
     last_s: float = 0.0
     note: str = ""
+    noted: int = 0
     told: int = 0
     told_s: float = field(default_factory=time.monotonic)
 
@@ -82,6 +83,11 @@ class Health:
         entry.refused.text, entry.refused.last_s = str(error), time.monotonic()
         self.failed(error)
 
+    def noted(self, topic: str, note: str) -> None:
+        """Something is odd about this topic: a warning until messages arrive all the same."""
+        entry = self.inputs[topic]
+        entry.note, entry.noted = note, entry.received
+
     def failed(self, error: BaseException) -> None:
         """One frame, pose or request failed."""
         known = isinstance(error, GeoPurifyError)
@@ -116,13 +122,12 @@ class Health:
         level, text = OK, f"{rate:.1f} Hz" if entry.received else "waiting"
         if entry.required and age > warn_s:
             level = ERROR if age > error_s else WARN
-            text = (
-                f"{topic}: no message {'' if entry.received else 'yet '}for {age:.0f} s; is it published and remapped?"
-            )
+            text = f"no message {'' if entry.received else 'yet '}for {age:.0f} s; is it published and remapped?"
         elif now - entry.refused.last_s < _RECENT_S and entry.refused.count:
             level, text = WARN, entry.refused.text
         if entry.note:
-            level, text = max(level, WARN), f"{entry.note} {text if level != OK else ''}".strip()
+            level = max(level, OK if entry.received > entry.noted else WARN)
+            text = f"{text} ({entry.note})"
         values = {
             "received": entry.received,
             "rate_hz": f"{rate:.2f}",
@@ -134,15 +139,13 @@ class Health:
     def trouble_status(self, name: str, trouble: Trouble, values: Mapping[str, object]) -> DiagnosticStatus:
         """ERROR while frames fail, WARN for a while after, with the counts of every kind."""
         with self._lock:
-            recent = trouble.recent()
+            words = trouble.recent() if trouble.over else trouble.recent() or [self.newest_error]
             counts = {f"failed: {name}": f"{kind.count} x, {kind.text}" for name, kind in trouble.kinds.items()}
-        level = ERROR if not trouble.over else WARN if recent else OK
-        return status(name, level, " | ".join(recent[:_TOLD]) or "ok", {**values, **counts})
+        level = ERROR if not trouble.over else WARN if words else OK
+        return status(name, level, " | ".join(words[:_TOLD]) or "ok", {**values, **counts})
 
 
 def status(name: str, level: bytes, message: str, values: Mapping[str, object]) -> DiagnosticStatus:
-    """A diagnostic status of this node."""
+    """A diagnostic status; the node's name comes before it when it is published."""
     pairs = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
-    return DiagnosticStatus(
-        name=f"geopurify: {name}", hardware_id="geopurify", level=level, message=message, values=pairs
-    )
+    return DiagnosticStatus(name=name, level=level, message=message, values=pairs)

@@ -8,6 +8,7 @@ from typing import Any
 from geometry_msgs.msg import PoseStamped
 from nav_msgs.msg import Odometry
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.clock import Clock, ClockType
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import QoSPolicyKind, QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
@@ -38,6 +39,7 @@ class Inputs:
         on_set: Takes matched messages: (colour, depth) or (colour, points).
         on_camera: Takes ("rgb" or "depth", CameraInfo).
         on_pose: Takes PoseStamped or Odometry.
+        on_rewind: Told that time has jumped back.
     """
 
     def __init__(
@@ -48,8 +50,10 @@ class Inputs:
         on_set: Callable[[SyncedSet], None],
         on_camera: Callable[[str, CameraInfo], None],
         on_pose: Callable[[Any], None],
+        on_rewind: Callable[[], None],
     ) -> None:
-        self._node, self._config, self._health, self._on_set = node, config, health, on_set
+        self._node, self._config, self._health = node, config, health
+        self._on_set, self._on_rewind = on_set, on_rewind
         self._group = MutuallyExclusiveCallbackGroup()
         self._to_best_effort: set[str] = set()
         self._told: set[str] = set()
@@ -70,7 +74,7 @@ class Inputs:
             self._add(geometry, _IMAGE[config.depth_transport], lambda m: self._synced(geometry, m))
         else:
             self._add(geometry, PointCloud2, lambda m: self._synced(geometry, m))
-        node.create_timer(0.5, self._switch_reliability, self._group)
+        node.create_timer(0.5, self._switch_reliability, self._group, Clock(clock_type=ClockType.STEADY_TIME))
 
     def _add(self, topic: str, kind: Any, handle: Callable[[Any], None], required: bool = True) -> None:
         name = self._node.resolve_topic_name(topic)
@@ -103,13 +107,12 @@ class Inputs:
 
     def _incompatible(self, name: str, event: Any) -> None:
         policy = qos_policy_name_from_kind(event.last_policy_kind)
-        self._health.inputs[
-            name
-        ].note = f"a publisher's QoS is incompatible ({policy}): its messages cannot be received."
+        note = f"a publisher's QoS is incompatible ({policy}): its messages cannot be received."
+        self._health.noted(name, note)
         if self._config.qos_reliability == "auto" and event.last_policy_kind == QoSPolicyKind.RELIABILITY:
             self._to_best_effort.add(name)
         else:
-            self._node.get_logger().warning(f"{name}: {self._health.inputs[name].note} See qos_reliability.")
+            self._node.get_logger().warning(f"{name}: {note} See qos_reliability.")
 
     def _switch_reliability(self) -> None:
         """Subscribe anew where a publisher offers best effort only (never inside the event itself)."""
@@ -117,21 +120,23 @@ class Inputs:
             self._node.destroy_subscription(self._subscriptions[name])
             self._subscribe[name](False)
             note = "a publisher's QoS offers best_effort only: subscribed best_effort."
-            self._health.inputs[name].note = note
-            self._node.get_logger().warning(f"{name}: {note}")
+            self._health.noted(name, note)
+            self._node.get_logger().info(f"{name}: {note}")
         self._to_best_effort.clear()
 
     def _synced(self, topic: str, message: Any) -> None:
         rewinds = self.sync.rewinds
         clock = self._node.get_clock()  # simulated time may lag behind the data it came with: no judge of the future
         now_ns = 0 if clock.ros_time_is_active else clock.now().nanoseconds
-        for found in self.sync.add(topic, stamp_ns(message.header.stamp), message, now_ns):
-            self._on_set(found)
+        found = self.sync.add(topic, stamp_ns(message.header.stamp), message, now_ns)
+        if self.sync.rewinds > rewinds:
+            self._on_rewind()
+            self._node.get_logger().warning(
+                "Time has jumped back: buffers are reset, the map is kept, mapping goes on."
+            )
+        for matched in found:
+            self._on_set(matched)
         for kind in self.sync.counts.keys() - self._told:
             if self.sync.counts[kind]:
                 self._told.add(kind)
                 self._node.get_logger().warning(f"{topic}: a message was dropped, {_DROPPED[kind]} (see /diagnostics).")
-        if self.sync.rewinds > rewinds:
-            self._node.get_logger().warning(
-                "Time has jumped back: buffers are reset, the map is kept, mapping goes on."
-            )

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-import contextlib
+import logging
+import os
+import signal
 import sys
+import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import rclpy
-from nav_msgs.msg import Odometry
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.node import Node
+from rclpy.signals import uninstall_signal_handlers
+from rclpy.timer import Timer
 
-from geopurify_core.errors import GeoPurifyError, InvalidPoseError
-from geopurify_ros.frames import FrameBuilder, mount
+from geopurify_core.errors import GeoPurifyError
+from geopurify_ros.frames import FrameBuilder
 from geopurify_ros.health import Health
 from geopurify_ros.inputs import Inputs
-from geopurify_ros.messages import pose_matrix, stamp_ns
 from geopurify_ros.parameters import Parameters
-from geopurify_ros.poses import PoseBuffer, PoseSource, TfPoses
+from geopurify_ros.pose_inputs import PoseInputs
 from geopurify_ros.session import MapSession
 from geopurify_ros.sync import SyncedSet
 from geopurify_ros.worker import DroppingQueue, Worker
 
 try:
     from geopurify_ros.outputs import Outputs, labelled_cloud, plain_cloud
-    from geopurify_ros.reports import diagnostics, map_status
+    from geopurify_ros.reports import Reports
     from geopurify_ros.services import Services
 except ModuleNotFoundError as missing:
     if not (missing.name or "").startswith("geopurify_interfaces"):
@@ -38,6 +43,8 @@ except ModuleNotFoundError as missing:
     ) from missing
 
 _STOP_S = 2.0  # launch sends SIGTERM 5 s after SIGINT: the rest of that belongs to saving
+_THREADS = 8  # one for each callback group (inputs, three of services, two of timers, parameters, TF): none starves
+_NEVER_S = 1e6
 
 
 class MappingNode(Node):
@@ -49,67 +56,49 @@ class MappingNode(Node):
         self.parameters = Parameters(self, self._reconfigure)
         log.info(f"Effective configuration:\n{self.parameters.effective()}")
         core, ros = self.parameters.core, self.parameters.ros
-        self._labels = list(ros.labels)
+        self._labels = self._given_labels = list(ros.labels)
         self._shown: Any = None
+        self._telling = threading.Lock()
         self.health = Health(log.warning)
         self.session = MapSession(core, ros.load_path, log.info)
-        self.queue = DroppingQueue(ros.queue_size)
-        self.worker = Worker(self._prepare, self._work, self.health.failed, self.queue)
+        self.worker = Worker(self._prepare, self._work, self.health.failed, DroppingQueue(ros.queue_size))
+        poses = PoseInputs(self, ros, core.map.frame_id)
         self.frames = FrameBuilder(
-            self._pose_source(),
+            poses.source,
             core.map.frame_id,
             ros.pose_wait_s,
-            mount(ros.T_camera_points, "T_camera_points"),
-            self._tf,
+            poses.T_camera_points,
+            poses.tf,
             log.warning,
             lambda: self.worker.stopping,
         )
         self.outputs = Outputs(self)
         self.answers = Services(self, self.session, self.outputs, self._set_labels, ros.autosave_path)
-        self.inputs = Inputs(self, ros, self.health, self._matched, self.frames.set_camera, self._on_pose)
-        timers = MutuallyExclusiveCallbackGroup()
-        self.create_timer(1.0, self._guarded(self._report), timers)
-        self._cloud_timer: Any = None
-        self._start_cloud_timer()
+        inputs = Inputs(self, ros, self.health, self._matched, self.frames.set_camera, poses.take, poses.rewind)
+        self.reports = Reports(self.parameters, self.session, self.worker, self.health, inputs.sync)
+        self._repeat(1.0, self._report)
+        self._cloud_timer = self._repeat(_NEVER_S, self._publish_cloud)
+        self._pace_clouds()
         self.worker.start()
 
-    def _pose_source(self) -> PoseSource:
-        """What pose_source and the mount parameters ask for."""
-        ros, map_frame = self.parameters.ros, self.parameters.core.map.frame_id
-        self._tf: TfPoses | None = None
-        self._body_frame = ""
-        T_base_camera = mount(ros.T_base_camera, "T_base_camera")
-        if ros.pose_source == "tf":
-            self._tf = TfPoses(self, map_frame)
-            return self._tf
-        if (ros.pose_source == "odom" and T_base_camera is None) or ros.input == "points":
-            with contextlib.suppress(InvalidPoseError):  # without tf2_ros the mount must come from a parameter
-                self._tf = TfPoses(self, map_frame)
-        fixed = None if T_base_camera is None else lambda camera_frame: T_base_camera
-        asked = self._mounted if ros.pose_source == "odom" else None
-        self._poses = PoseBuffer(ros.pose_source, map_frame, ros.pose_tolerance_s, fixed or asked)
-        return self._poses
+    def _repeat(self, period_s: float, step: Callable[[], None]) -> Timer:
+        """A timer that no exception ends, and that ticks also where simulated time stands still."""
 
-    def _mounted(self, camera_frame: str) -> Any:
-        """``T_base_camera`` from TF."""
-        if self._tf is None:
-            raise InvalidPoseError(
-                f"mount '{self._body_frame}' -> '{camera_frame}'", None, "Set T_base_camera: x y z qx qy qz qw."
-            )
-        return self._tf.between(self._body_frame, camera_frame)
+        def callback() -> None:
+            try:
+                step()
+            except Exception as error:
+                self.health.failed(error)
 
-    def _on_pose(self, message: Any) -> None:
-        pose = message.pose
-        if isinstance(message, Odometry):
-            self._body_frame, pose = message.child_frame_id, message.pose.pose
-        self._poses.add(stamp_ns(message.header.stamp), message.header.frame_id, pose_matrix(pose))
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        return self.create_timer(period_s, callback, MutuallyExclusiveCallbackGroup(), steady)
+
+    def _pace_clouds(self) -> None:
+        self._cloud_timer.timer_period_ns = round(1e9 * (self.parameters.ros.publish_period_s or _NEVER_S))
+        self._cloud_timer.reset()
 
     def _matched(self, matched: SyncedSet) -> None:
-        if self.session.paused:
-            self.session.last_stamp_ns = matched.stamp_ns
-            self._publish_status()
-            return
-        self.queue.put((time.monotonic(), matched))
+        self.worker.queue.put((time.monotonic(), self.session.epoch, matched))
 
     def _prepare(self) -> None:
         self._publish_status()
@@ -118,12 +107,13 @@ class MappingNode(Node):
         finally:
             self._publish_status()
 
-    def _work(self, item: tuple[float, SyncedSet]) -> None:
+    def _work(self, item: tuple[float, int | None, SyncedSet]) -> None:
         """One frame, on the worker: decode and place it, then fuse it."""
-        received_s, matched = item
+        received_s, epoch, matched = item
         try:
-            self.session.integrate(self.frames.build(matched, received_s))
-            self.health.succeeded()
+            if not self.session.paused:
+                self.session.integrate(self.frames.build(matched, received_s), epoch)
+                self.health.succeeded()
         except Exception as error:
             self.session.failed += 1
             self.health.failed(error)
@@ -137,51 +127,33 @@ class MappingNode(Node):
     def _reconfigure(self) -> None:
         """After an accepted change of parameters."""
         self.session.configure(self.parameters.core)
-        if self._labels != self.parameters.ros.labels:
-            self._labels, self._shown = list(self.parameters.ros.labels), None
-        self._start_cloud_timer()
-
-    def _start_cloud_timer(self) -> None:
-        if self._cloud_timer is not None:
-            self.destroy_timer(self._cloud_timer)
-            self._cloud_timer = None
-        if self.parameters.ros.publish_period_s > 0:
-            group = MutuallyExclusiveCallbackGroup()
-            self._cloud_timer = self.create_timer(
-                self.parameters.ros.publish_period_s, self._guarded(self._publish_cloud), group
-            )
+        if self._given_labels != self.parameters.ros.labels:  # otherwise those of ~/segment stay
+            self._labels = self._given_labels = list(self.parameters.ros.labels)
+        self._pace_clouds()
 
     def _publish_cloud(self) -> None:
         """The semantic cloud, if map or labels have changed."""
         if self.session.state not in ("mapping", "paused") or not self.outputs.cloud_wanted:
             return
         mapper, labels = self.session.mapper, tuple(self._labels)
-        snapshot = mapper.snapshot()
-        shown = (snapshot.version, snapshot.stamp_ns, len(snapshot), labels)  # versions start over after a reset
+        stats = mapper.stats()
+        shown = (mapper.epoch, stats.stamp_ns, stats.num_voxels, self.session.integrated, labels)
         if self._shown == shown:
             return
-        self.outputs.show_cloud(labelled_cloud(mapper.engine(), labels)[0] if labels else plain_cloud(snapshot))
+        cloud = labelled_cloud(mapper.engine(), labels)[0] if labels else plain_cloud(mapper.snapshot())
+        self.outputs.show_cloud(cloud)
         self._shown = shown
 
-    def _guarded(self, step: Any) -> Any:
-        """``step`` as a timer's callback: an exception is reported and ends nothing."""
-
-        def callback() -> None:
-            try:
-                step()
-            except Exception as error:
-                self.health.failed(error)
-
-        return callback
-
     def _publish_status(self) -> None:
-        if self.worker.stopping:  # publishers go before the worker does, when a frame takes long
-            return
-        self.outputs.show_status(map_status(self.parameters.core, self.session, self.queue, self.health, self._labels))
+        with self._telling:  # worker and timer: an older count must not come after a newer one
+            if not self.worker.stopping:  # publishers go before the worker does, when a frame takes long
+                self.outputs.show_status(self.reports.map_status(self._labels))
 
     def _report(self) -> None:
+        self._publish_status()
+        clock = self.get_clock()
         self.outputs.show_diagnostics(
-            diagnostics(self.parameters, self.session, self.queue, self.health, self.inputs.sync)
+            self.reports.diagnostics(clock.ros_time_is_active and clock.now().nanoseconds == 0)
         )
 
     def close(self) -> None:
@@ -191,26 +163,44 @@ class MappingNode(Node):
         self.session.autosave(self.parameters.ros.autosave_path, log.info)
 
 
-def main(args: list[str] | None = None) -> int:
-    """Run until SIGINT or SIGTERM."""
-    rclpy.init(args=args)
+def _run() -> int:
+    """The node's life; SIGINT and SIGTERM end it at any moment of it, also while it is being made."""
+    node = None
     try:
         node = MappingNode()
-    except GeoPurifyError as error:
-        rclpy.logging.get_logger("mapping_node").fatal(str(error))
-        rclpy.try_shutdown()
-        return 2
-    executor = MultiThreadedExecutor(num_threads=4)
-    executor.add_node(node)
-    try:
+        executor = MultiThreadedExecutor(num_threads=_THREADS)
+        executor.add_node(node)
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except GeoPurifyError as error:
+        rclpy.logging.get_logger("mapping_node").fatal(str(error))
+        return 2
+    except Exception:
+        if rclpy.ok():  # otherwise it only stumbled over the context that the signal has shut down
+            raise
     finally:
-        node.close()
-        node.destroy_node()
+        _ignore_signals()  # an impatient second Ctrl-C must not cost the map
+        if node is not None:
+            node.close()
+            node.destroy_node()
         rclpy.try_shutdown()
+    if node is not None and node.worker.is_alive():  # native code in a dying interpreter would crash it
+        logging.shutdown()
+        os._exit(0)
     return 0
+
+
+def _ignore_signals() -> None:
+    uninstall_signal_handlers()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run until SIGINT or SIGTERM; 2 when a parameter is unusable."""
+    rclpy.init(args=args)
+    return _run()
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ class Outputs:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._name = node.get_fully_qualified_name().lstrip("/")  # two robots must not share diagnostics
         self._semantic = node.create_publisher(PointCloud2, "~/semantic_cloud", _LATCHED)
         self._query = node.create_publisher(PointCloud2, "~/query_cloud", _LATCHED)
         self._objects = node.create_publisher(MarkerArray, "~/objects", _LATCHED)
@@ -57,6 +58,8 @@ class Outputs:
 
     def show_diagnostics(self, statuses: list[DiagnosticStatus]) -> None:
         """Publish one round of diagnostics."""
+        for item in statuses:
+            item.name, item.hardware_id = f"{self._name}: {item.name}", self._name
         message = DiagnosticArray(status=statuses)
         message.header.stamp = self._node.get_clock().now().to_msg()
         self._diagnostics.publish(message)

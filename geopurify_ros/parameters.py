@@ -58,13 +58,17 @@ class RosConfig:
     )
     labels: list[str] = setting([], "Names for the field label of semantic_cloud; empty: none. Also set by ~/segment.")
     stale_warn_s: float = setting(
-        5.0, "An input that is silent for this long is a warning.", unit="s", ge=0.1, le=3600.0
+        4.0, "An input that is silent for this long is a warning.", unit="s", ge=0.1, le=3600.0
     )
     stale_error_s: float = setting(
-        10.0, "An input that is silent for this long is an error.", unit="s", ge=0.1, le=3600.0
+        9.0, "An input that is silent for this long is an error.", unit="s", ge=0.1, le=3600.0
     )
     load_path: str = setting("", "Map file to start with; empty: an empty map.")
     autosave_path: str = setting("", "Map file written on SIGINT and SIGTERM; empty: none.")
+
+    def __post_init__(self) -> None:
+        if not all(isinstance(label, str) for label in self.labels):
+            raise InvalidConfigError("labels", self.labels, "Give names: a list of strings.")
 
 
 # Everything else shapes threads, subscriptions or the map itself, and is fixed once the node runs.

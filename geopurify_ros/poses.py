@@ -128,6 +128,10 @@ class TfPoses:
         """``T_map_camera`` at the stamp. Raises InvalidPoseError with TF's own words."""
         return self.between(self._map_frame, camera_frame, stamp_ns)
 
+    def clear(self) -> None:
+        """Forget what is not static."""
+        self._buffer.clear()
+
     def between(self, target: str, source: str, stamp_ns: int = 0) -> Pose:
         """``T_target_source`` at the stamp, 0 for the newest. Raises InvalidPoseError with TF's own words."""
         from rclpy.time import Time

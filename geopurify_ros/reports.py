@@ -6,67 +6,105 @@ from collections.abc import Sequence
 
 from diagnostic_msgs.msg import DiagnosticStatus
 
-from geopurify_core.config import Config
 from geopurify_interfaces.msg import MapStatus
 from geopurify_ros.health import ERROR, OK, WARN, Health, status
 from geopurify_ros.messages import to_stamp
 from geopurify_ros.parameters import Parameters
 from geopurify_ros.session import MapSession
 from geopurify_ros.sync import ApproximateSync
-from geopurify_ros.worker import DroppingQueue
+from geopurify_ros.worker import Worker
 
 _STATE_LEVEL = {"failed": ERROR, "loading": WARN, "paused": WARN}
+_ENOUGH_MATCHED = 0.5
 
 
-def map_status(
-    config: Config, session: MapSession, queue: DroppingQueue, health: Health, labels: Sequence[str]
-) -> MapStatus:
-    """What the node has done so far."""
-    message = MapStatus(
-        state=session.state,
-        message=health.newest_error,
-        last_stamp=to_stamp(session.last_stamp_ns),
-        frames_received=queue.received,
-        frames_integrated=session.integrated,
-        frames_dropped=queue.dropped,
-        frames_failed=session.failed,
-        queue_length=len(queue),
-        budget_bytes=config.map.budget_mb << 20,
-        labels=list(labels),
-    )
-    message.header.frame_id = config.map.frame_id
-    stats = session.stats()
-    if stats is not None:
-        message.header.stamp = to_stamp(stats.stamp_ns)
-        message.num_voxels, message.bytes, message.num_evicted = stats.num_voxels, stats.nbytes, stats.evicted
-        message.backbone_ms, message.fusion_ms = stats.backbone_ms, stats.fusion_ms
-    return message
+class Reports:
+    """Reads everybody's counters; remembers only what the last round of diagnostics said."""
 
+    def __init__(
+        self, parameters: Parameters, session: MapSession, worker: Worker, health: Health, sync: ApproximateSync
+    ) -> None:
+        self._parameters, self._session, self._worker, self._health = parameters, session, worker, health
+        self._sync = sync
+        self._told = {"matched": 0, "unmatched": 0, "received": 0, "dropped": 0}
 
-def diagnostics(
-    parameters: Parameters, session: MapSession, queue: DroppingQueue, health: Health, sync: ApproximateSync
-) -> list[DiagnosticStatus]:
-    """Everything a user needs to know when nothing shows up."""
-    ros, stats = parameters.ros, session.stats()
-    dropped = sum(sync.counts.values())
-    matched = 2 * sync.emitted / max(2 * sync.emitted + dropped, 1)
-    work: dict[str, object] = {
-        "backbone": parameters.core.backbone.name,
-        "received": queue.received,
-        "integrated": session.integrated,
-        "failed": session.failed,
-        "dropped": queue.dropped,
-        "queue": len(queue),
-    }
-    size: dict[str, object] = {"budget_bytes": parameters.core.map.budget_mb << 20}
-    if stats is not None:
-        work |= {"backbone_ms": f"{stats.backbone_ms:.1f}", "fusion_ms": f"{stats.fusion_ms:.1f}"}
-        size |= {"voxels": stats.num_voxels, "bytes": stats.nbytes, "evicted": stats.evicted}
-    counts = {"sets": sync.emitted, "ratio": f"{matched:.3f}", "rewinds": sync.rewinds, **sync.counts}
-    return [
-        *health.input_statuses(ros.stale_warn_s, ros.stale_error_s),
-        status("sync", WARN if dropped and matched < 0.5 else OK, f"{100 * matched:.0f} % matched", counts),
-        health.trouble_status("pose", health.pose, {"source": ros.pose_source}),
-        health.trouble_status("worker", health.work, work),
-        status("map", _STATE_LEVEL.get(session.state, OK), session.state, size),
-    ]
+    def map_status(self, labels: Sequence[str]) -> MapStatus:
+        """What the node has done so far."""
+        session, queue, core = self._session, self._worker.queue, self._parameters.core
+        message = MapStatus(
+            state=session.state,
+            message=self._health.newest_error,
+            last_stamp=to_stamp(session.last_stamp_ns),
+            frames_received=queue.received,
+            frames_integrated=session.integrated,
+            frames_dropped=queue.dropped + session.outdated,
+            frames_failed=session.failed,
+            queue_length=len(queue),
+            budget_bytes=core.map.budget_mb << 20,
+            labels=list(labels),
+        )
+        message.header.frame_id = core.map.frame_id
+        stats = session.stats()
+        if stats is not None:
+            message.header.stamp = to_stamp(stats.stamp_ns)
+            message.num_voxels, message.bytes, message.num_evicted = stats.num_voxels, stats.nbytes, stats.evicted
+            message.backbone_ms, message.fusion_ms = stats.backbone_ms, stats.fusion_ms
+        return message
+
+    def diagnostics(self, clock_silent: bool) -> list[DiagnosticStatus]:
+        """Everything a user needs to know when nothing shows up."""
+        ros, health = self._parameters.ros, self._health
+        words = "use_sim_time is set, but nothing is heard on /clock" if clock_silent else "ok"
+        return [
+            *health.input_statuses(ros.stale_warn_s, ros.stale_error_s),
+            self._sync_status(),
+            health.trouble_status("pose", health.pose, {"source": ros.pose_source}),
+            self._worker_status(),
+            self._map_status(),
+            status("clock", WARN if clock_silent else OK, words, {}),
+        ]
+
+    def _since_last(self, **now: int) -> list[int]:
+        """How much these counters have grown since they were last asked for."""
+        grown = [value - self._told[name] for name, value in now.items()]
+        self._told.update(now)
+        return grown
+
+    def _sync_status(self) -> DiagnosticStatus:
+        sync = self._sync
+        matched, unmatched = self._since_last(matched=2 * sync.emitted, unmatched=sum(sync.counts.values()))
+        share = matched / max(matched + unmatched, 1)
+        text = f"{100 * share:.0f} % matched" if matched + unmatched else "waiting for both images"
+        level = WARN if unmatched and share < _ENOUGH_MATCHED else OK
+        return status("sync", level, text, {"sets": sync.emitted, "rewinds": sync.rewinds, **sync.counts})
+
+    def _worker_status(self) -> DiagnosticStatus:
+        session, queue, ros = self._session, self._worker.queue, self._parameters.ros
+        received, dropped = self._since_last(received=queue.received, dropped=queue.dropped)
+        values: dict[str, object] = {
+            "backbone": self._parameters.core.backbone.name,
+            "received": queue.received,
+            "integrated": session.integrated,
+            "failed": session.failed,
+            "dropped": queue.dropped,
+            "outdated": session.outdated,
+            "queue": len(queue),
+        }
+        stats, busy_s = session.stats(), self._worker.busy_s
+        if stats is not None:
+            values |= {"backbone_ms": f"{stats.backbone_ms:.1f}", "fusion_ms": f"{stats.fusion_ms:.1f}"}
+        out = self._health.trouble_status("worker", self._health.work, values)
+        if busy_s > ros.stale_warn_s and session.state != "loading":
+            out.level = ERROR if busy_s > ros.stale_error_s else WARN
+            out.message = f"one frame has been in work for {busy_s:.0f} s: is the network stuck?"
+        elif out.level == OK and dropped:
+            out.message = f"ok, but {dropped} of the last {received} frames had to be dropped: they come too fast"
+        return out
+
+    def _map_status(self) -> DiagnosticStatus:
+        session, stats = self._session, self._session.stats()
+        size: dict[str, object] = {"budget_bytes": self._parameters.core.map.budget_mb << 20}
+        if stats is not None:
+            size |= {"voxels": stats.num_voxels, "bytes": stats.nbytes, "evicted": stats.evicted}
+        words = f"failed: {session.failure}" if session.failure else session.state
+        return status("map", _STATE_LEVEL.get(session.state, OK), words, size)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from geometry_msgs.msg import Vector3
-from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.node import Node
 from std_srvs.srv import Trigger
 
@@ -24,6 +24,9 @@ from geopurify_ros.session import MapSession
 
 class Services:
     """~/query ~/segment ~/purify ~/save_map ~/load_map ~/reset ~/pause ~/resume.
+
+    Three callback groups: a pause does not wait for a save, a query not for either, and however many clients ask at
+    once, they take three of the executor's threads and never the one that receives images.
 
     Args:
         node: The node to offer them on.
@@ -43,16 +46,16 @@ class Services:
     ) -> None:
         self._node, self._session, self._outputs = node, session, outputs
         self._set_labels, self._autosave_path = set_labels, autosave_path
-        group = ReentrantCallbackGroup()
-        for name, kind, answer in (
-            ("query", Query, self._query),
-            ("segment", Segment, self._segment),
-            ("purify", Purify, self._purify),
-            ("save_map", SaveMap, self._save),
-            ("load_map", LoadMap, self._load),
-            ("reset", Trigger, self._reset),
-            ("pause", Trigger, lambda _, response: self._pause(True, response)),
-            ("resume", Trigger, lambda _, response: self._pause(False, response)),
+        answers, files, control = (MutuallyExclusiveCallbackGroup() for _ in range(3))
+        for group, name, kind, answer in (
+            (answers, "query", Query, self._query),
+            (answers, "segment", Segment, self._segment),
+            (answers, "purify", Purify, self._purify),
+            (files, "save_map", SaveMap, self._save),
+            (files, "load_map", LoadMap, self._load),
+            (control, "reset", Trigger, self._reset),
+            (control, "pause", Trigger, lambda _, response: self._pause(True, response)),
+            (control, "resume", Trigger, lambda _, response: self._pause(False, response)),
         ):
             node.create_service(kind, f"~/{name}", self._guarded(answer), callback_group=group)
 

@@ -29,21 +29,27 @@ class MapSession:
     def __init__(self, config: Config, load_path: str, log: Callable[[str], object]) -> None:
         self._config, self._load_path, self._log = config, load_path, log
         self._mapper: SemanticMapper | None = None
-        self._failure: Exception | None = None
+        self.failure: Exception | None = None
         self._writing = threading.Lock()
         self.paused = False
         self.integrated = 0
         self.failed = 0
+        self.outdated = 0
         self.last_stamp_ns = 0
 
     @property
     def state(self) -> str:
         """loading, mapping, paused or failed."""
-        if self._failure is not None:
+        if self.failure is not None:
             return "failed"
         if self._mapper is None:
             return "loading"
         return "paused" if self.paused else "mapping"
+
+    @property
+    def epoch(self) -> int | None:
+        """Which map a frame that arrives now is meant for; None, whichever comes, while it is loading."""
+        return None if self._mapper is None else self._mapper.epoch
 
     def prepare(self) -> None:
         """Load the backbone, and the map to start with. Slow; runs on the worker."""
@@ -52,12 +58,15 @@ class MapSession:
             if self._load_path:
                 mapper.load(load_map(Path(self._load_path).expanduser()))
         except Exception as error:
-            self._failure = error
+            self.failure = error
             raise
         self._warm_up(mapper)
-        mapper.configure(self._config)  # it may have changed while the backbone was loading
         self._mapper = mapper
-        self._log(f"Ready: backbone {mapper.backbone.name}, {mapper.backbone.feature_dim} channels.")
+        mapper.configure(self._config)  # it may have changed while the backbone was loading
+        self._log(
+            f"Ready: backbone {mapper.backbone.name}, {mapper.backbone.feature_dim} channels, "
+            f"{mapper.stats().num_voxels} voxels."
+        )
 
     def _warm_up(self, mapper: SemanticMapper) -> None:
         """Compile and cache on a throw-away map, so that neither the first frame nor the first query pays for it."""
@@ -74,8 +83,8 @@ class MapSession:
     @property
     def mapper(self) -> SemanticMapper:
         """The mapper. Raises NotAvailableError while it is loading or when it could not be loaded."""
-        if self._failure is not None:
-            raise NotAvailableError("map", "failed to start", f"Mend this and start the node again: {self._failure}")
+        if self.failure is not None:
+            raise NotAvailableError("map", "failed to start", f"Mend this and start the node again: {self.failure}")
         if self._mapper is None:
             raise NotAvailableError("map", "loading", "The backbone is still loading: ask again in a moment.")
         return self._mapper
@@ -90,21 +99,24 @@ class MapSession:
         if self._mapper is not None:
             self._mapper.configure(config)
 
-    def integrate(self, frame: RGBDFrame | PointObservation) -> None:
-        """Fuse one frame into the map."""
+    def integrate(self, frame: RGBDFrame | PointObservation, epoch: int | None) -> None:
+        """Fuse one frame into the map it was meant for; one that a reset or load has overtaken is only counted."""
         mapper = self.mapper
-        if isinstance(frame, RGBDFrame):
-            mapper.integrate(frame)
-        else:
-            mapper.integrate_points(frame)
-        self.integrated += 1
+        epoch = mapper.epoch if epoch is None else epoch
+        try:
+            mapper.integrate(frame, epoch)
+            self.integrated += 1
+        except GeoPurifyError:
+            if mapper.epoch == epoch:
+                raise
+            self.outdated += 1
 
     def save(self, path: str) -> int:
         """Write the map; the number of voxels. One writer at a time."""
         if not path:
             raise NotAvailableError("path", path, "Name the file to write.")
-        snapshot = self.mapper.snapshot()
-        with self._writing:
+        with self._writing:  # the snapshot is taken inside: those who wait hold no memory
+            snapshot = self.mapper.snapshot()
             save_map(Path(path).expanduser(), snapshot)
         return len(snapshot)
 
@@ -118,7 +130,7 @@ class MapSession:
 
     def autosave(self, path: str, log: Callable[[str], object]) -> None:
         """Save at the end of the node's life, if there is something to save and somewhere to put it."""
-        if not path or self._mapper is None or not len(self._mapper.snapshot()):
+        if not path or self._mapper is None or not self._mapper.stats().num_voxels:
             return
         try:
             log(f"Saved {self.save(path)} voxels to {path}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -37,11 +38,6 @@ class DroppingQueue:
             self._changed.wait_for(lambda: self._items, timeout_s)
             return self._items.popleft() if self._items else None
 
-    def clear(self) -> None:
-        """Drop everything, uncounted."""
-        with self._changed:
-            self._items.clear()
-
 
 class Worker(threading.Thread):
     """Calls ``prepare`` once and then ``work`` for every item, until stopped; no exception ends it.
@@ -61,22 +57,33 @@ class Worker(threading.Thread):
         queue: DroppingQueue,
     ) -> None:
         super().__init__(name="geopurify-worker", daemon=True)
-        self._prepare, self._work, self._failed, self._queue = prepare, work, failed, queue
+        self.queue = queue
+        self._prepare, self._work, self._failed = prepare, work, failed
         self._stop_asked = threading.Event()
+        self._busy_since_s: float | None = None
 
     def run(self) -> None:
         """The thread's life."""
         self._guarded(self._prepare)
         while not self._stop_asked.is_set():
-            item = self._queue.get(timeout_s=0.1)
+            item = self.queue.get(timeout_s=0.1)
             if item is not None:
                 self._guarded(self._work, item)
 
     def _guarded(self, step: Callable[..., None], *arguments: Any) -> None:
+        self._busy_since_s = time.monotonic()
         try:
             step(*arguments)
         except Exception as error:  # the robot drives on: report, and take the next frame
             self._failed(error)
+        finally:
+            self._busy_since_s = None
+
+    @property
+    def busy_s(self) -> float:
+        """How long the item in hand has taken so far; 0 while it waits for one."""
+        since_s = self._busy_since_s
+        return 0.0 if since_s is None else time.monotonic() - since_s
 
     def stop(self, timeout_s: float) -> None:
         """Ask it to end and wait for the item in hand, but no longer than this."""

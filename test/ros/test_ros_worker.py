@@ -102,7 +102,7 @@ def test_a_silent_topic_is_a_warning_then_an_error(health: Any) -> None:
         levels.append(rgb.level)
         assert extra.level == b"\x00"
     assert levels == [b"\x00", b"\x01", b"\x02"]
-    assert "/rgb: no message yet for 11 s" in rgb.message
+    assert "no message yet for 11 s" in rgb.message
     health.arrived("/rgb")
     assert health.input_statuses(5.0, 10.0)[0].level == b"\x00"
     health.refused("/rgb", BadMessageError("image.step", 1, "Mend it."))
