@@ -52,7 +52,7 @@ class AppearanceTerm:
 
     Attributes:
         term: The word.
-        kind: ``colour``, ``shade``, ``material`` or ``texture``.
+        kind: ``colour``, ``shade`` or ``texture``.
         hue_deg, hue_tol_deg: Centre and half width of the hues it covers; None where any hue will do.
         chroma: Least and greatest chroma; None where any will do.
         light: Least and greatest lightness (0 black, 1 white); None where any will do.
@@ -116,9 +116,9 @@ def parse_text(text: str) -> ParsedText:
     """Split a text into its noun and its appearance words.
 
     A word counts as appearance only in front of another word it can describe: "orange chair" is a colour and a chair,
-    "orange" or "bowl of orange" is the fruit. Colours leave the noun; textures and materials stay in it as well, since
-    "tiled wall" and "metal shelf" mean something beyond their looks. Where the thing is ("… on the red table") is not
-    what it is, and left out.
+    "orange" or "bowl of orange" is the fruit. Colours leave the noun; textures stay in it as well, since a
+    "tiled wall" means something beyond its looks. Materials are part of the noun: wood has too many colours to be
+    told by them. Where the thing is ("… on the red table") is not what it is, and left out.
     """
     spoken = _WORD.findall(text.lower())
     words = _thing(spoken)
@@ -133,7 +133,7 @@ def parse_text(text: str) -> ParsedText:
             kept.append(word)
             continue
         terms.append(term)
-        if term.kind in ("material", "texture"):
+        if term.kind == "texture":
             kept.append(word)
     noun = " ".join(kept) if terms or words != spoken else text.strip()
     return ParsedText(text, noun, _head(kept) or noun, tuple(terms))
@@ -201,7 +201,7 @@ def white_point(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def membership(term: AppearanceTerm, lab: NDArray[np.floating]) -> NDArray[np.float32]:
-    """How well each OKLab colour (N, 3) fits a colour, shade or material word: (N,) float32 in [0, 1]."""
+    """How well each OKLab colour (N, 3) fits a colour or shade word: (N,) float32 in [0, 1]."""
     result = np.ones(len(lab), dtype=np.float64)
     chroma = np.hypot(lab[:, 1], lab[:, 2])
     if term.hue_deg is not None and term.hue_tol_deg is not None:

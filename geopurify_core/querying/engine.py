@@ -23,6 +23,7 @@ from geopurify_core.vision.base import SemanticBackbone
 
 _COLOUR_SPREAD_FLOOR = 0.15
 _COLOUR_LIMIT = 3.0
+_COLOUR_SHARE = 0.5  # a colour that stands out counts half as much as a noun that does
 _UP_SAMPLE = 5000
 _PEAK_QUANTILE = 0.999
 _UNKNOWN, _KNOWN = 1.0, 3.0
@@ -114,9 +115,9 @@ class QueryEngine:
         return find_objects(text, snapshot.coords, scores, snapshot.voxel_size_m, self._up, prior, self.config)
 
     def _combine(self, semantic: NDArray[np.float32], item: ParsedText) -> NDArray[np.float32]:
-        """Meaning above the map's median, plus λ · g · (colour agreement, standardised over the map).
+        """Meaning above the map's median, plus λ/2 · g · (colour agreement, standardised over the map).
 
-        The gate g keeps a wooden table from standing in for a wooden chair: where the map surely holds the noun (its
+        The gate g keeps a brown table from standing in for a brown chair: where the map surely holds the noun (its
         best voxels score above ``_KNOWN``), colour only counts on voxels that come near those; where it does not, the
         noun is beyond the backbone and colour leads.
         """
@@ -128,7 +129,8 @@ class QueryEngine:
             peak = max(float(np.quantile(combined, _PEAK_QUANTILE)), 1e-6)
             known = np.clip((peak - _UNKNOWN) / (_KNOWN - _UNKNOWN), 0.0, 1.0)
             gate = 1.0 - known * (1.0 - np.clip(combined / (_NEAR_PEAK * peak), 0.0, 1.0))
-            combined += self.config.colour_weight * gate * np.clip(colour, -_COLOUR_LIMIT, _COLOUR_LIMIT)
+            weight = np.float32(self.config.colour_weight * _COLOUR_SHARE)
+            combined += weight * gate * np.clip(colour, -_COLOUR_LIMIT, _COLOUR_LIMIT)
         return np.ascontiguousarray(combined, dtype=np.float32)
 
     def _directions(self, parsed: list[ParsedText]) -> list[TextDirection]:

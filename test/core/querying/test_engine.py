@@ -81,6 +81,19 @@ def test_touching_things_of_unequal_meaning_come_apart(make_room: MakeRoom, enco
         assert overlap(best.voxels, masks[text]) > 0.9
 
 
+def test_where_a_thing_stands_is_not_what_is_asked_for(make_room: MakeRoom, encoder: Any) -> None:
+    snapshot, masks = make_room({"table": ((0, 0, 0), (24, 16, 10), RED), "mug": ((10, 6, 10), (3, 3, 3), WHITE)})
+    phrase, plain = QueryEngine(snapshot, encoder).query(["the white mug on the red table", "white mug"])
+    assert overlap(phrase.objects[0].voxels, masks["mug"]) > 0.9
+    np.testing.assert_array_equal(phrase.scores, plain.scores)
+
+
+def test_a_colour_beats_no_noun_that_the_map_surely_holds(make_room: MakeRoom, encoder: Any) -> None:
+    snapshot, masks = make_room({"chair": ((0, 0, 0), (8, 8, 16), GREY), "box": ((-20, 0, 0), (8, 8, 16), RED)})
+    best = QueryEngine(snapshot, encoder).query(["red chair"])[0].objects[0]
+    assert overlap(best.voxels, masks["chair"]) > 0.9
+
+
 def test_the_colour_word_alone_asks_for_the_word(make_room: MakeRoom, encoder: Any) -> None:
     snapshot, masks = make_room({"orange": ((0, 0, 0), (3, 3, 3), (230, 140, 40)), "box": ((9, 9, 0), (5, 5, 5), GREY)})
     best = QueryEngine(snapshot, encoder).query(["orange"])[0].objects[0]
