@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,14 +48,19 @@ def text_side(snapshot: MapSnapshot, extra: Mapping[str, Any]) -> TextSide:
         MapMismatchError: Nothing installed here speaks the map's text space.
     """
     from geopurify_core.vision.prompts import TEMPLATE_SETS
-    from geopurify_core.vision.text import shared_encoder
+    from geopurify_core.vision.text import SentenceEncoder
 
     wanted = snapshot.text_fingerprint
     for templates in TEMPLATE_SETS:
-        encoder = shared_encoder(templates)
+        encoder = SentenceEncoder(templates, cache_dir=cache_folder())
         if encoder.text_fingerprint == wanted:
             return TextSide(encoder, encoder.dim, wanted)
     return _from_backbone(wanted, extra)
+
+
+def cache_folder() -> Path:
+    """Where embeddings wait for the next command, which would need a second for the contrast words alone."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "geopurify" / "text"
 
 
 def _from_backbone(wanted: str, extra: Mapping[str, Any]) -> TextSide:

@@ -131,9 +131,12 @@ class SentenceEncoder:
 
     def _read_file(self, text: str) -> NDArray[np.float32] | None:
         path = self._path(text)
-        if path is None or not path.is_file():
+        if path is None:
             return None
-        vector = np.frombuffer(path.read_bytes()[: 4 * self.dim + 1], dtype=np.uint8)
+        try:
+            vector = np.frombuffer(path.read_bytes()[: 4 * self.dim + 1], dtype=np.uint8)
+        except OSError:  # not there yet, or not ours to read: embed it anew
+            return None
         if vector.size != 4 * self.dim:
             return None
         values = vector.view("<f4").astype(np.float32)

@@ -1,5 +1,6 @@
 """The command line from recording to answer, with a backbone that knows colours by fruit."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -19,11 +20,13 @@ from geopurify_core.cli.app import app
 from geopurify_core.cli.common import parse_options
 from geopurify_core.cli.info import default_yaml
 from geopurify_core.cli.query import picture_paths, slug
+from geopurify_core.cli.text_side import text_side
 from geopurify_core.config import Config
 from geopurify_core.errors import BackboneError, InvalidConfigError
 from geopurify_core.mapping.store import load_map, read_extra
 from geopurify_core.mapping.voxel_map import VoxelMap
 from geopurify_core.vision.base import FeatureMap
+from geopurify_core.vision.text import SentenceEncoder
 
 FRUIT = {"tomato": 0, "lime": 1, "plum": 2}
 COLORS = np.array([[220, 30, 30], [30, 200, 30], [40, 40, 210], [128, 128, 128]], np.uint8)
@@ -298,6 +301,16 @@ def test_a_map_of_another_text_space_is_refused(map_file, monkeypatch):
     monkeypatch.setattr(FruitBackbone, "text_fingerprint", "other")
     result = runner.invoke(app, ["query", str(map_file), "tomato"])
     assert result.exit_code == 2 and "text_fingerprint" in result.stderr
+
+
+def test_the_next_command_embeds_nothing_twice(map_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    snapshot = load_map(map_file)
+    known = dataclasses.replace(snapshot, text_fingerprint=SentenceEncoder().text_fingerprint)
+    first = text_side(known, {}).encode_text(["red chair", "table"])
+    assert len(list((tmp_path / "cache/geopurify/text").iterdir())) == 2
+    monkeypatch.setattr(SentenceEncoder, "_embed", None)  # from here on, embedding fails
+    np.testing.assert_array_equal(text_side(known, {}).encode_text(["table", "red chair"])[::-1], first)
 
 
 def test_the_printed_config_is_the_default_one(tmp_path):
