@@ -7,7 +7,6 @@ voxel.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from numpy.typing import NDArray
 from geopurify_core.config import setting
 from geopurify_core.errors import BackboneError, InvalidConfigError
 from geopurify_core.frame import check_rgb
-from geopurify_core.vision.base import FeatureMap
 from geopurify_core.vision.boxes import (
     Window,
     centre_to_corners,
@@ -28,11 +26,10 @@ from geopurify_core.vision.boxes import (
     tile_windows,
 )
 from geopurify_core.vision.boxmask import box_mask
-from geopurify_core.vision.imageinput import ImageInput, Placement
-from geopurify_core.vision.labelled import LabelledSpec, LabelSpace, find_file, fingerprint, read_labels, read_spec
+from geopurify_core.vision.imageinput import Placement
+from geopurify_core.vision.labelled import LabelledBackbone, LabelledSpec, read_spec
 from geopurify_core.vision.mixture import VectorMixture
-from geopurify_core.vision.runtime import dequantise, open_model
-from geopurify_core.vision.text import TEXT_DIM, shared_encoder
+from geopurify_core.vision.runtime import dequantise
 
 Array = NDArray[np.float32]
 _LONG_SIDE_CELLS = 160
@@ -94,7 +91,7 @@ class Detections:
     scores: Array
 
 
-class DetectorBackbone:
+class DetectorBackbone(LabelledBackbone[DetectorSpec]):
     """``load_backbone("detector", config="model.yaml")``; the other options replace keys of that YAML.
 
     Args:
@@ -111,7 +108,6 @@ class DetectorBackbone:
     """
 
     name = "detector"
-    feature_dim = TEXT_DIM
 
     def __init__(
         self,
@@ -128,31 +124,13 @@ class DetectorBackbone:
     ) -> None:
         overrides = {"model": model, "labels_file": labels_file, "labels": labels, "grid": grid, "tiles": tiles}
         spec = read_spec(DetectorSpec, config, overrides, {"output": {"min_score": min_score}})
-        names = read_labels(spec, config, weights_dir)
-        self._spec = spec
-        self._encoder = shared_encoder()
-        self._runtime = open_model(find_file("model", spec.model, config, weights_dir), num_threads, spec.providers)
-        self._input = ImageInput(spec.input, self._runtime.input)
-        self.labels = LabelSpace.build(spec, names, self._encoder)
-        self._check_outputs()
-        self.licence = spec.licence
-        self.text_fingerprint = self._encoder.text_fingerprint
-        self.fingerprint = fingerprint(self.name, spec, names, self._runtime.digest, self.text_fingerprint)
-
-    def encode_text(self, texts: Sequence[str]) -> Array:
-        """(n, C) unit-norm sentence embeddings."""
-        return self._encoder.encode_text(texts)
-
-    def encode_image(self, rgb: NDArray[np.uint8], depth_m: NDArray[np.float32] | None = None) -> FeatureMap:
-        """Features of an (H, W, 3) RGB image; outside of all boxes feature and confidence are 0.
-
-        With depth, boxes are cut out along it; without, the middle of each box counts. Raises BackboneError where
-        the network fails.
-        """
-        return self.mixture(rgb, depth_m).feature_map()
+        super().__init__(spec, config, weights_dir, num_threads)
 
     def mixture(self, rgb: NDArray[np.uint8], depth_m: NDArray[np.float32] | None = None) -> VectorMixture:
-        """The same as two factors: how much of each box a cell holds, and the boxes' vectors."""
+        """How much of each box a cell holds, and the boxes' vectors; outside of all boxes confidence is 0.
+
+        With depth, boxes are cut out along it; without, the middle of each box counts.
+        """
         return self.paint(self.detect(rgb), rgb.shape[:2], depth_m)
 
     def detect(self, rgb: NDArray[np.uint8]) -> Detections:
@@ -252,7 +230,7 @@ class DetectorBackbone:
             boxes = boxes * np.array([width, height, width, height], dtype=np.float32)
         return np.asarray(boxes, dtype=np.float32), scores
 
-    def _check_outputs(self) -> None:
+    def _check_outputs(self, labels: int) -> None:
         spec, outputs = self._spec.output, self._runtime.outputs
         names = [info.name for info in outputs]
         for key in ("boxes", "scores", "classes"):
@@ -262,8 +240,8 @@ class DetectorBackbone:
         if not spec.strides or not all(type(stride) is int and stride > 0 for stride in spec.strides):
             raise InvalidConfigError("output.strides", spec.strides, "Give positive whole numbers.")
         last = outputs[0].shape[-1] if outputs[0].shape else -1
-        if spec.kind == "yolox" and last not in (-1, 5 + len(self.labels.names)):
-            raise BackboneError("labels", len(self.labels.names), f"This YOLOX scores {last - 5} classes.")
+        if spec.kind == "yolox" and last not in (-1, 5 + labels):
+            raise BackboneError("labels", labels, f"This YOLOX scores {last - 5} classes.")
         if spec.kind == "boxes" and len(outputs) < 2:
             raise BackboneError(
                 "output.kind", spec.kind, f"The network has one output {outputs[0].shape}; is it yolox or yolov8?"

@@ -1,4 +1,4 @@
-"""What segmenters and detectors share: a model file, its label names in a strict YAML, and the labels' text vectors."""
+"""What segmenters and detectors share: a model file, its labels in a strict YAML, and the labels' text vectors."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import dataclasses
 import hashlib
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import yaml
@@ -17,8 +18,11 @@ from numpy.typing import NDArray
 
 from geopurify_core.config import build, setting
 from geopurify_core.errors import BackboneError, InvalidConfigError
-from geopurify_core.vision.imageinput import InputSpec
-from geopurify_core.vision.text import SentenceEncoder
+from geopurify_core.vision.base import FeatureMap
+from geopurify_core.vision.imageinput import ImageInput, InputSpec
+from geopurify_core.vision.mixture import VectorMixture
+from geopurify_core.vision.runtime import open_model
+from geopurify_core.vision.text import TEXT_DIM, SentenceEncoder, shared_encoder
 
 WEIGHTS_VARIABLE = "GEOPURIFY_WEIGHTS"
 S = TypeVar("S", bound="LabelledSpec")
@@ -177,3 +181,51 @@ def fingerprint(kind: str, spec: LabelledSpec, names: Sequence[str], model_diges
     }
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
     return f"{kind}:{spec.name or 'model'}:{digest}|{text_fingerprint}"
+
+
+class LabelledBackbone(ABC, Generic[S]):
+    """A network that answers with its own labels, whose text vectors make its pixels' features.
+
+    Args:
+        spec: The model's YAML, with options applied.
+        config: Path of that YAML, beside which its files are looked up.
+        weights_dir: Where else they are looked up (default: $GEOPURIFY_WEIGHTS).
+        num_threads: 0 takes the machine's cores, four at most.
+
+    Attributes:
+        labels: The labels and their text vectors.
+
+    Raises:
+        BackboneError: A file or library is missing, or labels and network do not fit.
+    """
+
+    name: str
+    feature_dim = TEXT_DIM
+
+    def __init__(self, spec: S, config: str | Path, weights_dir: str | Path | None, num_threads: int) -> None:
+        names = read_labels(spec, config, weights_dir)
+        self._spec = spec
+        self._encoder = shared_encoder()
+        self._runtime = open_model(find_file("model", spec.model, config, weights_dir), num_threads, spec.providers)
+        self._input = ImageInput(spec.input, self._runtime.input)
+        self._check_outputs(len(names))
+        self.labels = LabelSpace.build(spec, names, self._encoder)
+        self.licence = spec.licence
+        self.text_fingerprint = self._encoder.text_fingerprint
+        self.fingerprint = fingerprint(self.name, spec, names, self._runtime.digest, self.text_fingerprint)
+
+    @abstractmethod
+    def _check_outputs(self, labels: int) -> None:
+        """Raise BackboneError unless the network's outputs fit the specification and that many labels."""
+
+    @abstractmethod
+    def mixture(self, rgb: NDArray[np.uint8], depth_m: NDArray[np.float32] | None = None) -> VectorMixture:
+        """The features of an (H, W, 3) RGB image as two factors: weights of every cell, and vectors."""
+
+    def encode_image(self, rgb: NDArray[np.uint8], depth_m: NDArray[np.float32] | None = None) -> FeatureMap:
+        """Features of an (H, W, 3) RGB image. Raises BackboneError where the network fails."""
+        return self.mixture(rgb, depth_m).feature_map()
+
+    def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """(n, C) unit-norm sentence embeddings."""
+        return self._encoder.encode_text(texts)

@@ -17,13 +17,11 @@ from numpy.typing import NDArray
 from geopurify_core.config import setting
 from geopurify_core.errors import BackboneError
 from geopurify_core.frame import check_rgb
-from geopurify_core.vision.base import FeatureMap
-from geopurify_core.vision.imageinput import ImageInput, Placement
-from geopurify_core.vision.labelled import LabelledSpec, LabelSpace, find_file, fingerprint, read_labels, read_spec
+from geopurify_core.vision.imageinput import Placement
+from geopurify_core.vision.labelled import LabelledBackbone, LabelledSpec, read_spec
 from geopurify_core.vision.mixture import VectorMixture
 from geopurify_core.vision.resample import bin_labels, crop_resize
-from geopurify_core.vision.runtime import TensorInfo, dequantise, open_model
-from geopurify_core.vision.text import TEXT_DIM, shared_encoder
+from geopurify_core.vision.runtime import TensorInfo, dequantise
 
 Array = NDArray[np.float32]
 
@@ -52,7 +50,7 @@ class SegmenterSpec(LabelledSpec):
     output: SegmenterOutput = field(default_factory=SegmenterOutput)
 
 
-class SegmenterBackbone:
+class SegmenterBackbone(LabelledBackbone[SegmenterSpec]):
     """``load_backbone("segmenter", config="model.yaml")``; the other options replace keys of that YAML.
 
     Args:
@@ -67,7 +65,6 @@ class SegmenterBackbone:
     """
 
     name = "segmenter"
-    feature_dim = TEXT_DIM
 
     def __init__(
         self,
@@ -81,27 +78,12 @@ class SegmenterBackbone:
         num_threads: int = 0,
     ) -> None:
         overrides = {"model": model, "labels_file": labels_file, "labels": labels, "grid": grid}
-        spec = read_spec(SegmenterSpec, config, overrides)
-        names = read_labels(spec, config, weights_dir)
-        self._spec = spec
-        self._encoder = shared_encoder()
-        self._runtime = open_model(find_file("model", spec.model, config, weights_dir), num_threads, spec.providers)
-        self._input = ImageInput(spec.input, self._runtime.input)
-        self._output_index, self._output = _choose_output(spec.output, self._runtime.outputs)
-        _check_static_labels(spec.output, self._output, len(names))
-        self.labels = LabelSpace.build(spec, names, self._encoder)
-        self._exponentials = _exponential_table(spec.output, self._output)
-        self.licence = spec.licence
-        self.text_fingerprint = self._encoder.text_fingerprint
-        self.fingerprint = fingerprint(self.name, spec, names, self._runtime.digest, self.text_fingerprint)
+        super().__init__(read_spec(SegmenterSpec, config, overrides), config, weights_dir, num_threads)
+        self._exponentials = _exponential_table(self._spec.output, self._output)
 
-    def encode_text(self, texts: Sequence[str]) -> Array:
-        """(n, C) unit-norm sentence embeddings."""
-        return self._encoder.encode_text(texts)
-
-    def encode_image(self, rgb: NDArray[np.uint8], depth_m: NDArray[np.float32] | None = None) -> FeatureMap:
-        """Features of an (H, W, 3) RGB image; depth is not used. Raises BackboneError where the network fails."""
-        return self.mixture(rgb, depth_m).feature_map()
+    def _check_outputs(self, labels: int) -> None:
+        self._output_index, self._output = _choose_output(self._spec.output, self._runtime.outputs)
+        _check_static_labels(self._spec.output, self._output, labels)
 
     def probabilities(self, rgb: NDArray[np.uint8]) -> Array:
         """(h, w, L) float32 label probabilities over the image; excluded labels have none."""
@@ -120,7 +102,7 @@ class SegmenterBackbone:
         )
 
     def mixture(self, rgb: NDArray[np.uint8], depth_m: NDArray[np.float32] | None = None) -> VectorMixture:
-        """The same as two factors: label weights of every cell, and label vectors. Confidence is what is not ignored.
+        """Label weights of every cell, and label vectors; confidence is what is not ignored. Depth is not used.
 
         How peaked the distribution is shows in the feature's length and is not counted again as confidence: the mean
         over many views is then the mean of their distributions (measured: no worse than trusting peaked views more).
