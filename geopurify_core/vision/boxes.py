@@ -95,7 +95,7 @@ def tile_windows(height: int, width: int, tiles: int) -> list[Window]:
     if tiles == 1:
         return windows
     share = 1.0 / (tiles - (tiles - 1) * _TILE_OVERLAP)
-    part_height, part_width = min(height, round(height * share)), min(width, round(width * share))
+    part_height, part_width = (min(side, max(1, round(side * share))) for side in (height, width))
     for row in range(tiles):
         top = round(row * (height - part_height) / (tiles - 1))
         for column in range(tiles):

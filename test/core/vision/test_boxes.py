@@ -82,3 +82,9 @@ def test_boxes_at_a_tiles_inner_edge_are_dropped() -> None:
     window = (0, 20, 30, 20)  # of a 30 x 40 image: its left side is inside, the others are the image's own
     boxes = np.array([[0, 0.4, 0.5, 0.6], [0.3, 0, 0.5, 1], [0.6, 0.4, 1, 0.6]], np.float32)
     np.testing.assert_array_equal(cut_by_window(boxes, window, 30, 40), [True, False, False])
+
+
+@pytest.mark.parametrize("tiles", [2, 3, 4])
+def test_no_tile_of_a_tiny_image_is_empty(tiles: int) -> None:
+    for top, left, height, width in tile_windows(1, 2, tiles):
+        assert height == 1 and 1 <= width <= 2 and top == 0 and left + width <= 2
