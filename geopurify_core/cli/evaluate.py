@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from geopurify_core.cli.common import load_config, out, parse_options
+from geopurify_core.cli.common import INTERRUPTED, load_config, out, parse_options
 from geopurify_core.cli.mapping import effective_config, integrate_all
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from geopurify_core.evaluation.metrics import SegmentationScores
     from geopurify_core.evaluation.targets import TargetReport
     from geopurify_core.mapping.snapshot import MapSnapshot
-    from geopurify_core.querying.engine import QueryEngine
 
 app = typer.Typer(no_args_is_help=True, help="Measure answers against what is known to be there.")
 # nobody asks for these by name, or they are everywhere
@@ -67,16 +66,19 @@ def synthetic(
 ) -> None:
     """Map a procedural apartment and score it: labels of all voxels, and objects found by their class name."""
     from geopurify_core.datasets import open_dataset
+    from geopurify_core.evaluation.semantic import evaluate_map
     from geopurify_core.evaluation.targets import evaluate_targets
+    from geopurify_core.labels import load_label_set
     from geopurify_core.pipeline import SemanticMapper
 
     settings = effective_config(config, [], backbone, backbone_option or [])
     options = {"num_frames": frames, **parse_options(dataset_option or [], "--dataset-option")}
     recording: Any = open_dataset(f"synthetic:{seed}", **options)
     mapper = SemanticMapper(settings)
-    integrate_all(mapper, recording, 1, None)
+    if integrate_all(mapper, recording, 1, None).interrupted:
+        raise typer.Exit(INTERRUPTED)  # the scores of half a walk would pass for those of all of it
     engine = mapper.engine()
-    labels = _label_scores(engine, recording.source)
+    labels = evaluate_map(engine, recording.source, load_label_set("scannet20").names)
     report = evaluate_targets(engine, _class_targets(recording.source, engine.snapshot))
     if as_json:
         plain = {"dataset": recording.name, "backbone": settings.backbone.name, "labels": vars(labels)}
@@ -84,20 +86,6 @@ def synthetic(
         return
     _print_labels(labels)
     _print_targets(report)
-
-
-def _label_scores(engine: QueryEngine, scene: SyntheticDataset) -> SegmentationScores:
-    """Every voxel takes the best of ScanNet's 20 names; voxels of other things do not count."""
-    from geopurify_core.evaluation.metrics import IGNORE, confusion_matrix, scores
-    from geopurify_core.labels import load_label_set
-
-    names = load_label_set("scannet20").names
-    truth = scene.ground_truth(engine.snapshot.centers_m)
-    table = np.full(256, IGNORE, dtype=np.uint8)
-    for index, name in enumerate(scene.class_names):
-        table[index] = names.index(name) if name in names else IGNORE
-    predicted, _ = engine.segment(list(names))
-    return scores(confusion_matrix(table[truth], predicted, len(names)), names)
 
 
 def _class_targets(scene: SyntheticDataset, snapshot: MapSnapshot) -> list[Any]:

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from geopurify_core.evaluation.metrics import SegmentationScores, confusion_matrix, scores
+from geopurify_core.evaluation.metrics import IGNORE, SegmentationScores, confusion_matrix, scores
 from geopurify_core.querying.engine import QueryEngine
 
 
@@ -25,9 +25,18 @@ class LabelledScene(Protocol):
         ...
 
 
-def evaluate_map(engine: QueryEngine, scene: LabelledScene) -> SegmentationScores:
-    """mIoU, mAcc and the rest, over every voxel near a labelled surface, each voxel labelled by its best class name."""
-    names = list(scene.class_names)
+def evaluate_map(engine: QueryEngine, scene: LabelledScene, names: Sequence[str] = ()) -> SegmentationScores:
+    """mIoU, mAcc and the rest, over every voxel near a labelled surface, each voxel labelled by its best class name.
+
+    Args:
+        engine: The map.
+        scene: What is where.
+        names: The classes to tell apart, by default the scene's; voxels of the scene's other classes do not count.
+    """
+    names = list(names or scene.class_names)
+    number = {name: index for index, name in enumerate(names)}
+    table = np.full(256, IGNORE, dtype=np.int64)
+    table[: len(scene.class_names)] = [number.get(name, IGNORE) for name in scene.class_names]
     predicted, _ = engine.segment(names)
-    truth = scene.ground_truth(engine.snapshot.centers_m)
+    truth = table[scene.ground_truth(engine.snapshot.centers_m)]
     return scores(confusion_matrix(truth, predicted, len(names)), names)

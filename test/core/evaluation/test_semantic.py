@@ -31,3 +31,14 @@ def test_known_labels() -> None:
     assert result.miou == pytest.approx(5 / 12)
     assert result.miou_all == pytest.approx(5 / 18)  # the chair, absent from the truth, counts 0
     assert result.accuracy == pytest.approx(1 / 2)
+
+
+def test_only_the_named_classes_count() -> None:
+    class Two(Engine):
+        def segment(self, labels: list[str]) -> tuple[np.ndarray, np.ndarray]:
+            assert labels == ["floor", "lamp"]
+            return np.array([0, 0, 0, 1, 1], dtype=np.int32), np.ones(5, dtype=np.float32)
+
+    result = evaluate_map(Two(), Scene(), ["floor", "lamp"])  # type: ignore[arg-type]
+    assert result.iou == {"floor": pytest.approx(1 / 2)}  # the voxels of the wall are left out
+    assert result.accuracy == pytest.approx(1 / 2)
