@@ -23,7 +23,7 @@ from geopurify_core.errors import BackboneError, MapMismatchError
 from geopurify_core.frame import RGBDFrame
 from geopurify_core.jit import HAVE_NUMBA, read_only, run_chunks, run_each
 from geopurify_core.mapping import reference
-from geopurify_core.mapping.observations import ObservationCounts, Observations, observe_frame
+from geopurify_core.mapping.observations import Observations, observe_frame
 from geopurify_core.mapping.voxel_map import Placement, VoxelMap
 from geopurify_core.vision.base import FeatureMap
 
@@ -93,38 +93,25 @@ def fuse_frame(
         return FusionReport()
     check_values(feature_map)
     observe = observe_frame if compiled else reference.observe_frame
-    observations, counts = observe(
-        frame, depth_m, feature_map.confidence.shape, voxel_map.config.voxel_size_m, fusion_cfg
-    )
-    return integrate(
-        voxel_map,
-        observations,
-        counts,
-        feature_map,
-        fusion_cfg,
-        frame.stamp_ns,
-        frame.T_map_camera[:3, 3],
-        engine=engine,
-    )
+    observations = observe(frame, depth_m, feature_map.confidence.shape, voxel_map.config.voxel_size_m, fusion_cfg)
+    return integrate(voxel_map, observations, feature_map, fusion_cfg, engine=engine)
 
 
 def integrate(
     voxel_map: VoxelMap,
     observations: Observations,
-    counts: ObservationCounts,
     feature_map: FeatureMap,
     config: FusionConfig,
-    stamp_ns: int,
-    camera_m: NDArray[np.float64],
     *,
     engine: str = "auto",
 ) -> FusionReport:
     """Bring checked observations into the map; the common end of frames and point clouds."""
+    counts = observations.counts
     if counts.used == 0:
         return FusionReport(pixels_valid=counts.valid, dropped_out_of_bounds=counts.outside)
     update = _integrate_numba if _use_numba(engine) else reference.integrate
-    placement, pairs = update(voxel_map, observations, feature_map, config, stamp_ns, camera_m)
-    voxel_map.commit(placement.rows, stamp_ns)
+    placement, pairs = update(voxel_map, observations, feature_map, config)
+    voxel_map.commit(placement.rows, observations.stamp_ns)
     return FusionReport(
         pixels_valid=counts.valid,
         pixels_used=counts.used,
@@ -138,23 +125,19 @@ def integrate(
 
 
 def _integrate_numba(
-    voxel_map: VoxelMap,
-    observations: Observations,
-    feature_map: FeatureMap,
-    config: FusionConfig,
-    stamp_ns: int,
-    camera_m: NDArray[np.float64],
+    voxel_map: VoxelMap, observations: Observations, feature_map: FeatureMap, config: FusionConfig
 ) -> tuple[Placement, int]:
     from geopurify_core.mapping.update_kernels import update_features, update_geometry
 
     keys, sums, first, cells, weights = _merge(observations, feature_map, config)
-    placement = voxel_map.place(keys, stamp_ns, camera_m)
+    rows = read_only(feature_map.rows)  # a copy perhaps: nothing may fail once the map has begun to change
+    stamp_ns = observations.stamp_ns
+    placement = voxel_map.place(keys, stamp_ns, observations.camera_m)
     arrays, limit = voxel_map.arrays, np.float32(voxel_map.config.max_weight)
     update_geometry(
         placement.rows, sums, stamp_ns, arrays.geometry_weight, arrays.colour, arrays.normal.view(np.uint16),
         arrays.first_seen_ns, arrays.last_seen_ns, limit,
     )  # fmt: skip
-    rows = read_only(feature_map.rows)
     run_chunks(
         update_features, len(keys), placement.rows, first, cells, weights,
         rows.view(np.uint16) if rows.dtype == np.float16 else rows,

@@ -18,10 +18,22 @@ _NORMAL_STEP_SHARE = 1 / 160
 
 
 @dataclass(frozen=True)
+class ObservationCounts:
+    """Measurements trusted, used, and dropped because the map does not reach that far (±2^20 voxels)."""
+
+    valid: int
+    used: int
+    outside: int
+
+
+@dataclass(frozen=True)
 class Observations:
-    """M measurements.
+    """M measurements of one moment.
 
     Attributes:
+        counts: What became of the measurements.
+        stamp_ns: When.
+        camera_m: (3,) float64, from where, map frame.
         key: (M,) int64 voxel, NO_KEY where there is nothing to fuse.
         cell: (M,) int32 row of the feature map, i·w + j.
         weight: (M,) float32 > 0, range times incidence; the cell's confidence comes on top for the feature.
@@ -30,21 +42,15 @@ class Observations:
         order: (M,) int32, a permutation that brings measurements of one cell together.
     """
 
+    counts: ObservationCounts
+    stamp_ns: int
+    camera_m: NDArray[np.float64]
     key: NDArray[np.int64]
     cell: NDArray[np.int32]
     weight: NDArray[np.float32]
     rgb: NDArray[np.uint8]
     normal: NDArray[np.float32]
     order: NDArray[np.int32]
-
-
-@dataclass(frozen=True)
-class ObservationCounts:
-    """Measurements trusted, used, and dropped because the map does not reach that far (±2^20 voxels)."""
-
-    valid: int
-    used: int
-    outside: int
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,7 @@ def observe_frame(
     grid_shape: tuple[int, int],
     voxel_size_m: float,
     config: FusionConfig,
-) -> tuple[Observations, ObservationCounts]:
+) -> Observations:
     """Every trusted pixel of ``depth_m`` as an observation, compiled; ``reference.observe_frame`` is the same in torch.
 
     Args:
@@ -134,8 +140,8 @@ def observe_frame(
         near = np.empty((height, width, 3), np.uint8)
         run_chunks(gather_colours, height, rgb, tables.rgb_row, tables.rgb_column, near, min_chunk=64)
         rgb = read_only(near)
-    observations = Observations(
-        key.reshape(-1), cell.reshape(-1), weight.reshape(-1), rgb.reshape(-1, 3), normal.reshape(3, -1), tables.order
-    )
     valid, used, outside = (int(sum(column)) for column in zip(*counts, strict=True))
-    return observations, ObservationCounts(valid, used, outside)
+    return Observations(
+        ObservationCounts(valid, used, outside), frame.stamp_ns, frame.T_map_camera[:3, 3],
+        key.reshape(-1), cell.reshape(-1), weight.reshape(-1), rgb.reshape(-1, 3), normal.reshape(3, -1), tables.order,
+    )  # fmt: skip

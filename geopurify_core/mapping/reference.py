@@ -30,7 +30,7 @@ def observe_frame(
     grid_shape: tuple[int, int],
     voxel_size_m: float,
     config: FusionConfig,
-) -> tuple[Observations, ObservationCounts]:
+) -> Observations:
     """Every trusted pixel as an observation; arguments and result as ``observations.observe_frame``, row by row."""
     import torch
 
@@ -62,7 +62,11 @@ def observe_frame(
     weight = _weights(depth, cosine, config)
     cell = tables.cell_row[:, None].astype(np.int32) * grid_shape[1] + tables.cell_column[None, :]
     colours = frame.rgb[tables.rgb_row[:, None], tables.rgb_column[None, :]]
-    observations = Observations(
+    counts = ObservationCounts(int(measured.sum()), int(used.sum()), int((measured & known & ~reachable).sum()))
+    return Observations(
+        counts,
+        frame.stamp_ns,
+        frame.T_map_camera[:3, 3],
         key.reshape(-1).numpy(),
         cell.reshape(-1).astype(np.int32),
         weight.reshape(-1).to(torch.float32).numpy(),
@@ -70,8 +74,6 @@ def observe_frame(
         (normal @ T[:3, :3].T).reshape(-1, 3).T.to(torch.float32).numpy(),
         tables.order,
     )
-    outside = measured & known & ~reachable
-    return observations, ObservationCounts(int(measured.sum()), int(used.sum()), int(outside.sum()))
 
 
 def _weights(depth: torch.Tensor, cosine: torch.Tensor, config: FusionConfig) -> torch.Tensor:
@@ -124,8 +126,6 @@ def integrate(
     observations: Observations,
     feature_map: FeatureMap,
     config: FusionConfig,
-    stamp_ns: int,
-    camera_m: NDArray[np.float64],
 ) -> tuple[Placement, int]:
     """Update the map with observations; returns where their voxels live and how many (voxel, cell) pairs there were."""
     import torch
@@ -144,10 +144,10 @@ def integrate(
     voxel_c, cell_c, weight_c = voxel[confident], cell[confident], (weight * confidence)[confident]
     added = torch.zeros(len(keys), dtype=torch.float64).index_add_(0, voxel_c, weight_c)
     total = sum_features(feature_map.rows, voxel_c, cell_c, weight_c, len(keys))
-    placement = voxel_map.place(keys.numpy(), stamp_ns, camera_m)
+    placement = voxel_map.place(keys.numpy(), observations.stamp_ns, observations.camera_m)
     kept = placement.rows >= 0
     sums = [part.numpy()[kept] for part in (total, added, geometry, colour_normal)]
-    update_rows(voxel_map, placement.rows[kept], sums, stamp_ns)
+    update_rows(voxel_map, placement.rows[kept], sums, observations.stamp_ns)
     pairs = len(torch.unique(voxel_c * feature_map.confidence.size + cell_c))
     return placement, pairs
 

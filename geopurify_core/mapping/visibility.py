@@ -139,17 +139,8 @@ def fuse_points(
     if not seen.any():
         return FusionReport()
     check_values(feature_map)
-    observations, counts = _observe(points, map_points[seen], camera_points[seen], feature_map, voxel_map, fusion_cfg)
-    return integrate(
-        voxel_map,
-        observations,
-        counts,
-        feature_map,
-        fusion_cfg,
-        points.stamp_ns,
-        points.T_map_camera[:3, 3],
-        engine=engine,
-    )
+    observations = _observe(points, map_points[seen], camera_points[seen], feature_map, voxel_map, fusion_cfg)
+    return integrate(voxel_map, observations, feature_map, fusion_cfg, engine=engine)
 
 
 def _observe(
@@ -159,7 +150,7 @@ def _observe(
     feature_map: FeatureMap,
     voxel_map: VoxelMap,
     config: FusionConfig,
-) -> tuple[Observations, ObservationCounts]:
+) -> Observations:
     uv, z = points.camera.project(camera_points)
     grid_height, grid_width = feature_map.confidence.shape
     size = (points.camera.width, points.camera.height)
@@ -171,7 +162,11 @@ def _observe(
     key = voxel_of(map_points, voxel_map.config.voxel_size_m)
     u, v = np.floor(uv + 0.5).astype(np.int64).T
     weight = 1.0 / (1.0 + (z / config.range_weight_m) ** 2) if config.range_weight_m > 0 else np.ones(len(z))
-    observations = Observations(
+    outside = int((key == NO_KEY).sum())
+    return Observations(
+        ObservationCounts(len(key), len(key) - outside, outside),
+        points.stamp_ns,
+        points.T_map_camera[:3, 3],
         key,
         cell.astype(np.int32),
         weight.astype(np.float32),
@@ -179,5 +174,3 @@ def _observe(
         np.zeros((3, len(z)), np.float32),
         np.argsort(cell, kind="stable").astype(np.int32),
     )
-    outside = int((key == NO_KEY).sum())
-    return observations, ObservationCounts(len(key), len(key) - outside, outside)
