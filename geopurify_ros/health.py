@@ -36,6 +36,7 @@ class Input:
     last_s: float = 0.0
     note: str = ""
     noted: int = 0
+    silent: bool = False
     told: int = 0
     told_s: float = field(default_factory=time.monotonic)
 
@@ -123,8 +124,11 @@ class Health:
         if entry.required and age > warn_s:
             level = ERROR if age > error_s else WARN
             text = f"no message {'' if entry.received else 'yet '}for {age:.0f} s; is it published and remapped?"
+            self._tell_silence(topic, entry, level == ERROR)
         elif now - entry.refused.last_s < _RECENT_S and entry.refused.count:
             level, text = WARN, entry.refused.text
+        if entry.required and age <= warn_s:
+            self._tell_silence(topic, entry, False)
         if entry.note:
             level = max(level, OK if entry.received > entry.noted else WARN)
             text = f"{text} ({entry.note})"
@@ -135,6 +139,14 @@ class Health:
             "refused": entry.refused.count,
         }
         return status(f"input {topic}", level, text, values)
+
+    def _tell_silence(self, topic: str, entry: Input, silent: bool) -> None:
+        """In the log too, once when a topic falls silent and once when it is back."""
+        if silent and not entry.silent:
+            self._log(f"{topic}: no message {'any more' if entry.received else 'yet'}; is it published and remapped?")
+        elif entry.silent and not silent:
+            self._log(f"{topic}: messages arrive again.")
+        entry.silent = silent
 
     def trouble_status(self, name: str, trouble: Trouble, values: Mapping[str, object]) -> DiagnosticStatus:
         """ERROR while frames fail, WARN for a while after, with the counts of every kind."""

@@ -45,6 +45,7 @@ except ModuleNotFoundError as missing:
 _STOP_S = 2.0  # launch sends SIGTERM 5 s after SIGINT: the rest of that belongs to saving
 _THREADS = 8  # one for each callback group (inputs, three of services, two of timers, parameters, TF): none starves
 _NEVER_S = 1e6
+_SWITCH_S = 0.001  # of Python threads: queries wait less for the worker (p95 while mapping 15-60 % shorter)
 
 
 class MappingNode(Node):
@@ -55,6 +56,8 @@ class MappingNode(Node):
         log = self.get_logger()
         self.parameters = Parameters(self, self._reconfigure)
         log.info(f"Effective configuration:\n{self.parameters.effective()}")
+        for words in self.parameters.unknown(self._parameter_overrides):
+            log.warning(words)
         core, ros = self.parameters.core, self.parameters.ros
         self._labels = self._given_labels = list(ros.labels)
         self._shown: Any = None
@@ -199,6 +202,7 @@ def _ignore_signals() -> None:
 
 def main(args: list[str] | None = None) -> int:
     """Run until SIGINT or SIGTERM; 2 when a parameter is unusable."""
+    sys.setswitchinterval(_SWITCH_S)
     rclpy.init(args=args)
     return _run()
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import array
+import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -185,6 +186,15 @@ class Parameters:
         self._given = self._changed(parameters)
         self.core, self.ros = self._build(self._given)
         self._on_change()
+
+    def unknown(self, overrides: Iterable[str]) -> list[str]:
+        """A sentence for each given name that is no parameter here (ROS itself passes over it in silence)."""
+        words = []
+        for name in sorted(set(overrides) - self._items.keys() - {"use_sim_time"}):
+            if not name.startswith(("qos_overrides.", "start_type_description_service")):
+                near = difflib.get_close_matches(name, self._items, n=1)
+                words.append(f"There is no parameter '{name}'" + (f": is '{near[0]}' meant?" if near else "."))
+        return words
 
     def effective(self) -> str:
         """The whole configuration as YAML that can be used as a parameter file."""

@@ -180,6 +180,16 @@ def test_an_unusable_start_is_one_line_and_code_2(
     assert "Traceback" not in node.output
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_node_is_being_made_ends_it_quietly(
+    start: Callable[..., Any], robot: Any, number: int
+) -> None:
+    node = start("mapping_node", backbone__name="stub", backbone__options="'{load_s: 1.0}'")
+    robot.until(lambda: "Effective configuration" in node.output, "the node being made", 60.0)
+    assert node.end(number)[0] == 0, node.output
+    assert "Traceback" not in node.output
+
+
 def test_without_the_interfaces_one_sentence_says_how_to_build_them(ros_env: dict[str, str]) -> None:
     code = "import sys; sys.modules['geopurify_interfaces'] = None; import geopurify_ros.mapping_node"
     run = subprocess.run([sys.executable, "-c", code], env=ros_env, capture_output=True, text=True, timeout=60)

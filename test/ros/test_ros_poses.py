@@ -111,6 +111,9 @@ def test_tf_lookups_ask_at_the_stamp_and_pass_on_tfs_words(monkeypatch: pytest.M
         pass
 
     class Buffer:
+        def clear(self) -> None:
+            asked.append("clear")
+
         def lookup_transform(self, target: str, source: str, when: Any) -> Any:
             asked.append((target, source, when.nanoseconds))
             if source == "lost":
@@ -128,6 +131,12 @@ def test_tf_lookups_ask_at_the_stamp_and_pass_on_tfs_words(monkeypatch: pytest.M
     assert asked == [("map", "camera", START)]
     with pytest.raises(InvalidPoseError, match="extrapolation into the future"):
         poses.lookup(START, "lost")
+    from geopurify_ros.parameters import RosConfig
+    from geopurify_ros.pose_inputs import PoseInputs
+
+    inputs = PoseInputs(None, RosConfig(pose_source="tf"), "map")  # type: ignore[arg-type]
+    inputs.rewind()
+    assert asked[-1] == "clear", "tf2 refuses what is older than what it holds: a looped bag would never be heard"
 
 
 def test_without_tf2_ros_the_error_says_what_to_use(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,6 +84,15 @@ def test_each_kind_is_logged_once_and_all_are_counted(health: Any) -> None:
     assert health.trouble_status("worker", health.work, {}).level == b"\x01", "over, but recent"
 
 
+def test_an_error_that_nothing_has_ended_keeps_its_words(health: Any) -> None:
+    """The stream stopped after a failure: an hour later the diagnostics still say which."""
+    health.failed(BadMessageError("image.step", 1, "Mend it."))
+    health.work.kinds["BadMessageError image.step"].last_s -= 3600
+    item = health.trouble_status("worker", health.work, {})
+    assert item.level == b"\x02"
+    assert "image.step" in item.message
+
+
 def test_endless_kinds_of_failure_take_bounded_memory(health: Any) -> None:
     for i in range(1_000):
         health.failed(BadMessageError(f"field {i}", None, ""))
