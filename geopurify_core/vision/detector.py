@@ -59,7 +59,7 @@ class DetectorOutput:
     )
     loose_area: float = setting(
         0.2,
-        "Boxes above this share of the image fit loosely (a bed's box is half wall): confidence falls as they grow.",
+        "Boxes above this share of the image or tile fit loosely (a bed's is half wall): confidence falls with size.",
         ge=0.001,
         le=1.0,
     )
@@ -156,6 +156,9 @@ class DetectorBackbone(LabelledBackbone[DetectorSpec]):
         boxes = _to_window(boxes[promising], placement)
         scores = np.where(self.labels.ignored | self.labels.excluded, np.float32(0.0), scores[promising])
         image_height, image_width = rgb.shape[:2]
+        if (height, width) != (image_height, image_width):
+            # What fills a tile is a piece of something that the whole image shows better: a drawer seen as a suitcase.
+            scores = scores * self._tightness(boxes)[:, None]
         whole = ~cut_by_window(boxes, window, image_height, image_width)
         origin = np.array([left / image_width, top / image_height] * 2, dtype=np.float32)
         size = np.array([width / image_width, height / image_height] * 2, dtype=np.float32)
@@ -185,10 +188,13 @@ class DetectorBackbone(LabelledBackbone[DetectorSpec]):
 
     def _trust(self, found: Detections) -> Array:
         """(n,) confidence of each box: its score, lowered where the box is too large to fit tightly."""
-        output = self._spec.output
-        area = (found.boxes[:, 2:] - found.boxes[:, :2]).prod(axis=1)
-        tightness = np.minimum(output.loose_area / np.maximum(area, 1e-9), 1.0)
-        return np.asarray(found.scores.max(axis=1) ** output.score_power * tightness, dtype=np.float32)
+        best = found.scores.max(axis=1) ** self._spec.output.score_power
+        return np.asarray(best * self._tightness(found.boxes), dtype=np.float32)
+
+    def _tightness(self, boxes: Array) -> Array:
+        """(n,) 1 for boxes up to ``loose_area`` of the picture they are shares of, falling as they grow."""
+        area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+        return np.asarray(np.minimum(self._spec.output.loose_area / np.maximum(area, 1e-9), 1.0), dtype=np.float32)
 
     def _box_vectors(self, scores: Array) -> Array:
         """(n, C) mean label vector of each box, labels weighed by squared score: doubt between two names stays."""

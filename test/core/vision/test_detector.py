@@ -129,6 +129,17 @@ def test_tiles_find_the_same_thing_once(constant_net: MakeModel) -> None:
     np.testing.assert_allclose(found.boxes, [[0, 0, 1, 1]])
 
 
+def test_what_fills_a_tile_counts_less_than_what_fills_the_image(
+    constant_net: MakeModel, write_yaml: MakeConfig
+) -> None:
+    model = decoded(constant_net, [0.8], [0], boxes=np.array([[[16, 16, 48, 48]]], np.float32))
+    values = {"model": model, "labels": LABELS, "tiles": 2, "output": {"loose_area": 0.125}}
+    found = load_backbone("detector", config=write_yaml(values)).detect(RGB)
+    # The same box in every view: a quarter of the image once, and a quarter, twice the loose area, of four tiles.
+    np.testing.assert_allclose(found.scores[:, 0], [0.8, 0.4, 0.4, 0.4, 0.4], atol=1e-6)
+    np.testing.assert_allclose(found.boxes[0], [0.25, 0.25, 0.75, 0.75])
+
+
 def test_loose_boxes_are_trusted_less(constant_net: MakeModel, write_yaml: MakeConfig) -> None:
     model = decoded(constant_net, [0.8, 0.0, 0.0], [0, 1, 1], boxes=np.array([[[0, 0, 64, 32]] * 3], np.float32))
     confidences = {}
