@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 import time
@@ -112,6 +113,8 @@ def _check_destination(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InvalidConfigError("--out", str(path), f"Its folder cannot be made: {error.strerror}.") from error
+    if not os.access(path.parent, os.W_OK):
+        raise InvalidConfigError("--out", str(path), "Its folder is read-only; choose another one.")
 
 
 def integrate_all(mapper: SemanticMapper, recording: RGBDDataset, stride: int, max_frames: int | None) -> _Run:

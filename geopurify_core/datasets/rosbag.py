@@ -8,8 +8,9 @@ whose body is tied to the camera by TF. It is interpolated between recorded pose
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from geopurify_core.errors import BadMessageError, DatasetError, GeoPurifyError
 from geopurify_core.frame import RGBDFrame
 
 log = logging.getLogger(__name__)
+_RECTIFIED = re.compile(r"(^|[/_])rect")  # image_rect, rectified/image; not direct/image
 
 
 class RosbagDataset(FrameSource):
@@ -114,8 +116,9 @@ class RosbagDataset(FrameSource):
         for topic in filter(None, (self.topics.camera_info, self.topics.depth_camera_info)):
             connections = [c for c in reader.connections if c.topic == topic]
             for connection, _, raw in reader.messages(connections=connections):
-                infos[topic] = reader.deserialize(raw, connection.msgtype)
-                break
+                with suppress(Exception):  # as in _pairs; a later one will do
+                    infos[topic] = reader.deserialize(raw, connection.msgtype)
+                    break
         return infos
 
     def _frame(self, pair: Pair[Any, Any]) -> RGBDFrame | SkipFrame:
@@ -237,7 +240,7 @@ def camera_of(info: Any, image_topic: str, shape: tuple[int, ...]) -> PinholeCam
         InvalidCameraError: Unset or singular intrinsics.
     """
     K, P = np.asarray(info.k).reshape(3, 3), np.asarray(info.p).reshape(3, 4)
-    matrix = P[:, :3] if "rect" in image_topic and P[0, 0] > 0 else K
+    matrix = P[:, :3] if _RECTIFIED.search(image_topic) and P[0, 0] > 0 else K
     width, height = int(info.width) or shape[1], int(info.height) or shape[0]
     camera = PinholeCamera.from_matrix(matrix, width, height)
     return camera if (height, width) == shape[:2] else camera.scaled(shape[1], shape[0])

@@ -15,6 +15,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from geopurify_core.errors import InvalidConfigError
+
 _MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
 _HUGE_PAGE_BYTES = 1 << 21
 
@@ -30,7 +32,12 @@ def lazy_zeros(shape: tuple[int, ...], dtype: DTypeLike, *, huge_pages: bool = F
     nbytes = count * dtype.itemsize
     if not sys.platform.startswith("linux"):
         return np.zeros(shape, dtype)
-    buffer = mmap.mmap(-1, max(nbytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
+    try:
+        buffer = mmap.mmap(-1, max(nbytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
+    except OSError as error:  # a limit on address space (ulimit -v), or a system that promises no more than it has
+        raise InvalidConfigError(
+            "map.budget_mb", f"{nbytes >> 20} MiB in one array", "This system does not grant it; set a smaller budget."
+        ) from error
     if huge_pages and nbytes >= _HUGE_PAGE_BYTES and hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # a kernel without them; ordinary pages serve as well
             buffer.madvise(mmap.MADV_HUGEPAGE)

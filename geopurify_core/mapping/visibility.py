@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geopurify_core.camera import PinholeCamera, check_pose, invert_pose
 from geopurify_core.config import DepthConfig, FusionConfig
-from geopurify_core.errors import InvalidFrameError
+from geopurify_core.errors import InvalidConfigError, InvalidFrameError
 from geopurify_core.frame import check_rgb, check_stamp
 from geopurify_core.jit import read_only
 from geopurify_core.mapping.fusion import FusionReport, check_values, check_width, integrate
@@ -17,6 +17,8 @@ from geopurify_core.mapping.keys import NO_KEY, voxel_of
 from geopurify_core.mapping.observations import ObservationCounts, Observations
 from geopurify_core.mapping.voxel_map import VoxelMap
 from geopurify_core.vision.base import FeatureMap
+
+_MIN_SPLAT_PX, _MAX_SPLAT_PX = 2, 16
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,14 @@ class VisibilityConfig:
             0 takes the spacing of the points in the image.
     """
 
-    tolerance: float = field(default=0.03)
-    splat_px: int = field(default=0)
+    tolerance: float = 0.03
+    splat_px: int = 0
 
-
-_MIN_SPLAT_PX, _MAX_SPLAT_PX = 2, 16
+    def __post_init__(self) -> None:
+        if not 0 <= self.tolerance < 1:
+            raise InvalidConfigError("visibility.tolerance", self.tolerance, "Give a share from 0 to below 1.")
+        if not 0 <= self.splat_px <= _MAX_SPLAT_PX:
+            raise InvalidConfigError("visibility.splat_px", self.splat_px, f"Give 0 to {_MAX_SPLAT_PX} pixels.")
 
 
 def visible_points(

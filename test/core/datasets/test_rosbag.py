@@ -14,7 +14,7 @@ from geopurify_core.camera import PinholeCamera
 from geopurify_core.datasets import iterate, open_dataset
 from geopurify_core.datasets.bag_info import describe_bag
 from geopurify_core.datasets.bag_writer import write_bag
-from geopurify_core.datasets.rosbag import RosbagDataset
+from geopurify_core.datasets.rosbag import RosbagDataset, camera_of
 from geopurify_core.errors import DatasetError
 from geopurify_core.frame import RGBDFrame
 
@@ -388,3 +388,24 @@ def test_one_stamp_in_the_future_does_not_end_the_recording(tmp_path):
     spoiled = ("/cam/color/image_raw", 150 * MS, image(1_500_000_000 * 10**9))
     reader = RosbagDataset(bag(tmp_path / "y", [*messages, spoiled]))
     assert usable == 5 and len(list(reader)) == usable and reader.skipped == {"no pose": 1}
+
+
+@pytest.mark.parametrize(("topic", "f"), [("/a/image_rect", 20.0), ("/rectified/image", 20.0), ("/direct/image", 30.0)])
+def test_projection_serves_rectified_images_only(topic, f):
+    message = info()
+    message.p[:] = [20, 0, 15.5, 0, 0, 20, 11.5, 0, 0, 0, 1, 0]
+    assert camera_of(message, topic, (24, 32)).fx == f
+
+
+def test_a_damaged_first_camera_info_is_not_the_end(tmp_path):
+    poses = [("/pose", t * MS, pose(t * MS, t)) for t in range(0, 900, 100)]
+    path = bag(tmp_path / "x", [*poses, *camera_messages(3)])
+    with Writer(tmp_path / "y", version=9, storage_plugin=StoragePlugin.MCAP) as writer, AnyReader([path]) as reader:
+        known = {c.id: writer.add_connection(c.topic, c.msgtype, typestore=STORE) for c in reader.connections}
+        damaged = False
+        for connection, when, raw in reader.messages():
+            first_info = connection.topic.endswith("camera_info") and not damaged
+            damaged |= first_info
+            writer.write(known[connection.id], when, raw[:8] if first_info else raw)
+    reader = RosbagDataset(tmp_path / "y")
+    assert len(list(reader)) == 3 and reader.skipped == {"unreadable message": 1}

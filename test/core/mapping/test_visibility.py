@@ -7,7 +7,13 @@ import pytest
 
 from geopurify_core.camera import PinholeCamera, invert_pose, pose_from_quaternion
 from geopurify_core.config import DepthConfig, FusionConfig
-from geopurify_core.errors import BackboneError, InvalidFrameError, InvalidPoseError, MapMismatchError
+from geopurify_core.errors import (
+    BackboneError,
+    InvalidConfigError,
+    InvalidFrameError,
+    InvalidPoseError,
+    MapMismatchError,
+)
 from geopurify_core.mapping.fusion import FusionReport, fuse_frame
 from geopurify_core.mapping.visibility import PointObservation, VisibilityConfig, fuse_points, visible_points
 from geopurify_core.vision.base import FeatureMap
@@ -147,3 +153,11 @@ def test_bad_clouds_are_refused(lidar):
 def test_range_limits_hold_for_points(new_map, lidar, make_features):
     report = fuse_points(new_map(), lidar[0](), make_features(0), DepthConfig(max_range_m=1.5))
     assert report == FusionReport()
+
+
+@pytest.mark.parametrize(
+    "change", [{"tolerance": -0.1}, {"tolerance": float("nan")}, {"splat_px": -1}, {"splat_px": 999}]
+)
+def test_odd_z_tests_are_refused(change: dict[str, float]) -> None:
+    with pytest.raises(InvalidConfigError, match=next(iter(change))):
+        VisibilityConfig(**change)  # type: ignore[arg-type]

@@ -372,3 +372,13 @@ def test_a_frame_that_dies_half_way_does_not_spoil_later_snapshots(new_map, make
     np.testing.assert_array_equal(voxel_map.find(snapshot.coords), np.arange(len(snapshot)))
     np.testing.assert_array_equal(snapshot.features, voxel_map.arrays.features[: len(snapshot)])
     assert np.isfinite(snapshot.features).all()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="address space is reserved on Linux only")
+def test_a_budget_that_the_system_refuses_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr("geopurify_core.mapping.arena.mmap.mmap", refuse)
+    with pytest.raises(InvalidConfigError, match="budget_mb"):
+        VoxelMap(MapConfig(), 8, "a", "b")
