@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import random
 import signal
@@ -220,3 +221,13 @@ def frames() -> list[Any]:
 @pytest.fixture(scope="session")
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def stub() -> Any:
+    """The stub network's class, for what the tests compute themselves."""
+    spec = importlib.util.spec_from_file_location(STUB.stem, STUB)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.StubBackbone

@@ -56,32 +56,22 @@ def voxels(robot: Any) -> int:
     return int(answer.num_voxels)
 
 
-def core_map(frames: list[Any]) -> Any:
+def core_map(frames: list[Any], backbone: Any) -> Any:
     """The same frames through the core, without ROS."""
     from geopurify_core.config import Config
     from geopurify_core.pipeline import SemanticMapper
 
-    mapper = SemanticMapper(Config.from_dict({"map": {"voxel_size_m": 0.05}}), stub())
+    mapper = SemanticMapper(Config.from_dict({"map": {"voxel_size_m": 0.05}}), backbone)
     for frame in frames:
         mapper.integrate(frame)
     return mapper.snapshot()
-
-
-def stub() -> Any:
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("geopurify_stub", Path(__file__).with_name("geopurify_stub.py"))
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.StubBackbone()
 
 
 def as_rows(snapshot: Any) -> dict[tuple[int, ...], np.ndarray]:
     return {tuple(c): f for c, f in zip(snapshot.coords.tolist(), snapshot.features.astype(np.float32), strict=True)}
 
 
-def test_map_equals_that_of_the_core(empty: Any, frames: list[Any], tmp_path: Path) -> None:
+def test_map_equals_that_of_the_core(empty: Any, frames: list[Any], tmp_path: Path, stub: Any) -> None:
     """Poses pass through quaternions (1e-16), so a pixel on a voxel's face may change sides: 0.1 % of keys, 2e-3."""
     from geopurify_core.mapping.store import load_map
     from geopurify_interfaces.srv import SaveMap
@@ -90,7 +80,7 @@ def test_map_equals_that_of_the_core(empty: Any, frames: list[Any], tmp_path: Pa
         empty.send(frame, next_stamp())
     answer = empty.call(SaveMap, "save_map", path=str(tmp_path / "ros.map"))
     assert answer.success, answer.message
-    mine, theirs = as_rows(load_map(tmp_path / "ros.map")), as_rows(core_map(frames))
+    mine, theirs = as_rows(load_map(tmp_path / "ros.map")), as_rows(core_map(frames, stub()))
     common = mine.keys() & theirs.keys()
     assert len(theirs) > 2000
     assert len(common) >= 0.999 * max(len(mine), len(theirs))

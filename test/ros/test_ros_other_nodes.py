@@ -211,7 +211,7 @@ def test_an_unknown_backbone_keeps_answering_why(start: Callable[..., Any], robo
 
 
 def test_a_recorded_bag_gives_the_map_of_the_command_line(
-    start: Callable[..., Any], robot: Any, shared_dir: Path, tmp_path: Path
+    start: Callable[..., Any], robot: Any, shared_dir: Path, tmp_path: Path, stub: Any
 ) -> None:
     """A real recording → rosbag2 → replay → mapping node, against the same folder through the core alone.
 
@@ -246,11 +246,3 @@ def test_a_recorded_bag_gives_the_map_of_the_command_line(
     assert len(common) >= 0.999 * max(len(ours), len(core)) > 1000
     difference = np.array([np.abs(ours[key] - core[key]).max() for key in common])
     assert np.quantile(difference, 0.999) <= 2e-3
-
-
-def stub() -> Any:
-    spec = importlib.util.spec_from_file_location("geopurify_stub", Path(__file__).with_name("geopurify_stub.py"))
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.StubBackbone()

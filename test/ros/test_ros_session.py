@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import threading
 from pathlib import Path
 from typing import Any
@@ -19,19 +18,10 @@ pytest.importorskip("rclpy")
 from geopurify_ros.session import MapSession
 
 
-def stub() -> Any:
-    spec = importlib.util.spec_from_file_location("geopurify_stub", Path(__file__).with_name("geopurify_stub.py"))
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.StubBackbone()
-
-
 class Held:
     """A mapper whose network does not come to an end before it is let go."""
 
-    def __init__(self) -> None:
-        backbone = stub()
+    def __init__(self, backbone: Any) -> None:
         self.busy, self.release, encode = threading.Event(), threading.Event(), backbone.encode_image
 
         def slowly(rgb: Any, depth_m: Any = None) -> Any:
@@ -44,8 +34,8 @@ class Held:
 
 
 @pytest.fixture
-def held() -> Held:
-    return Held()
+def held(stub: Any) -> Held:
+    return Held(stub())
 
 
 @pytest.mark.parametrize("how", ["reset", "load"])
