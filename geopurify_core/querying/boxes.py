@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.spatial import ConvexHull, QhullError
 
 from geopurify_core.geometry import level_rotation
+from geopurify_core.querying.order import trimmed_range
 
 _TRIM_PERCENT = 1.0
 _CUTS_PER_AXIS = 12
@@ -53,7 +54,7 @@ def upright_box(points_m: NDArray[np.floating], up: NDArray[np.floating], voxel_
 
 def _box_in_frame(points: NDArray[np.float64], frame: NDArray[np.float64], yaw: float, voxel_size_m: float) -> Box:
     local = points @ frame
-    low, high = np.percentile(local, [_TRIM_PERCENT, 100.0 - _TRIM_PERCENT], axis=0)
+    low, high = trimmed_range(local, _TRIM_PERCENT)
     return Box(frame @ ((low + high) / 2.0), high - low + voxel_size_m, frame, yaw)
 
 
@@ -131,7 +132,7 @@ def _sampled(points: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _extent_volume(local: NDArray[np.float64], voxel_size_m: float) -> float:
-    low, high = np.percentile(local, [_TRIM_PERCENT, 100.0 - _TRIM_PERCENT], axis=0)
+    low, high = trimmed_range(local, _TRIM_PERCENT)
     return float(np.prod(high - low + voxel_size_m))
 
 

@@ -1,103 +1,110 @@
-"""Connected pieces of a sparse voxel grid, and the tree of pieces a score field falls into as its threshold rises.
+"""Which voxels touch, the connected pieces they form, and the tree a score field falls into as its threshold rises.
 
-Both are 26-connected: voxels that share a face, an edge or a corner belong together.
+All of it is 26-connected: voxels that share a face, an edge or a corner belong together.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geopurify_core.jit import compiled
-
-_HALF_RANGE = 1 << 20
-_EMPTY = np.int64(-1)
+from geopurify_core.querying.order import descending_order, radix_argsort
 
 
-@compiled()
-def _slot(key: Any, mask: Any) -> Any:
-    mixed = np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)
-    return np.int64(mixed >> np.uint64(24)) & mask
+@dataclass(frozen=True)
+class VoxelGraph:
+    """Who touches whom: the neighbours of voxel i are ``rows[start[i]:stop[i]]``, in order of their coordinates.
+
+    Attributes:
+        start, stop: (N,) int64.
+        rows: (E,) int32, at most 26 for each voxel; on surfaces about ten.
+    """
+
+    start: NDArray[np.int64]
+    stop: NDArray[np.int64]
+    rows: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.start)
 
 
-@compiled()
-def _build_table(keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Open-addressing table of packed voxel keys, at most half full: (slot keys, slot rows)."""
-    capacity = np.int64(16)
-    while capacity < 2 * len(keys):
-        capacity *= 2
-    slot_keys = np.full(capacity, _EMPTY, dtype=np.int64)
-    slot_rows = np.empty(capacity, dtype=np.int32)
-    for row in range(len(keys)):
-        at = _slot(keys[row], capacity - 1)
-        while slot_keys[at] != _EMPTY:
-            at = (at + 1) & (capacity - 1)
-        slot_keys[at] = keys[row]
-        slot_rows[at] = row
-    return slot_keys, slot_rows
+def voxel_graph(coords: NDArray[np.int32]) -> VoxelGraph:
+    """The neighbours of distinct voxels (N, 3), within ±2²⁰ of each other.
 
-
-@compiled()
-def _find(parent: Any, item: Any) -> Any:
-    while parent[item] != item:
-        parent[item] = parent[parent[item]]
-        item = parent[item]
-    return item
-
-
-@compiled()
-def _lookup(slot_keys: Any, slot_rows: Any, key: Any) -> Any:
-    mask = np.int64(len(slot_keys) - 1)
-    at = _slot(key, mask)
-    while slot_keys[at] != _EMPTY:
-        if slot_keys[at] == key:
-            return slot_rows[at]
-        at = (at + 1) & mask
-    return np.int32(-1)
+    One sort, and then nine pointers that walk along the sorted voxels, one for each neighbouring column: every step
+    reads memory in order, where a hash table would jump 26 times for each voxel.
+    """
+    if not len(coords):
+        nothing = np.zeros(0, dtype=np.int64)
+        return VoxelGraph(nothing, nothing, np.zeros(0, dtype=np.int32))
+    low = coords.min(axis=0).astype(np.int64)
+    span = coords.max(axis=0).astype(np.int64) - low + 3  # a free layer on each side, so that no column wraps round
+    key = ((coords[:, 0] - low[0] + 1) * span[1] + (coords[:, 1] - low[1] + 1)) * span[2] + (coords[:, 2] - low[2] + 1)
+    order = radix_argsort(key.view(np.uint64), int(np.prod(span.astype(object))).bit_length())
+    columns = np.array([dx * span[1] * span[2] + dy * span[2] for dx in (-1, 0, 1) for dy in (-1, 0, 1)])
+    start, stop, rows = _merge_columns(key[order], order, columns)
+    return VoxelGraph(start, stop, rows)
 
 
 @compiled()
-def _label(keys: NDArray[np.int64], deltas: NDArray[np.int64]) -> NDArray[np.int32]:
-    slot_keys, slot_rows = _build_table(keys)
-    parent = np.arange(len(keys)).astype(np.int32)
-    for row in range(len(keys)):
-        for delta in deltas:
-            other = _lookup(slot_keys, slot_rows, keys[row] + delta)
-            if other >= 0:
-                a, b = _find(parent, np.int32(row)), _find(parent, other)
-                if a != b:
-                    parent[max(a, b)] = min(a, b)
-    labels = np.empty(len(keys), dtype=np.int32)
-    count = 0
-    for row in range(len(keys)):
-        root = _find(parent, np.int32(row))
-        if root == row:
-            labels[row] = count
-            count += 1
-        else:
-            labels[row] = labels[root]
-    return labels
-
-
-def pack(coords: NDArray[np.int32]) -> NDArray[np.int64]:
-    """(N,) int64 keys of voxel coordinates (N, 3), 21 bits per axis; key(c + d) = key(c) + delta(d)."""
-    c = coords.astype(np.int64) + _HALF_RANGE
-    return np.asarray((c[:, 0] << 42) | (c[:, 1] << 21) | c[:, 2])
-
-
-def _deltas(half: bool) -> NDArray[np.int64]:
-    """Key differences to the 26 neighbours, or to the 13 that come first."""
-    offsets = np.stack(np.meshgrid(*[np.arange(-1, 2)] * 3, indexing="ij"), axis=-1).reshape(-1, 3).astype(np.int64)
-    deltas = (offsets[:, 0] << 42) + (offsets[:, 1] << 21) + offsets[:, 2]
-    return deltas[:13] if half else np.delete(deltas, 13)
+def _merge_columns(keys, order, columns):  # type: ignore[no-untyped-def]
+    n = len(keys)
+    start, stop = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int64)
+    rows = np.empty(26 * n, dtype=np.int32)  # pages never written cost nothing
+    at, end = np.zeros(9, dtype=np.int64), 0
+    for i in range(n):
+        start[order[i]] = end
+        for c in range(9):
+            wanted = keys[i] + columns[c]
+            k = at[c]
+            while k < n and keys[k] < wanted - 1:
+                k += 1
+            at[c] = k
+            while k < n and keys[k] <= wanted + 1:
+                if k != i:
+                    rows[end] = order[k]
+                    end += 1
+                k += 1
+        stop[order[i]] = end
+    return start, stop, rows[:end].copy()
 
 
 def connected_components(coords: NDArray[np.int32]) -> NDArray[np.int32]:
     """(N,) int32 labels of the 26-connected pieces of distinct voxels (N, 3), numbered by their first row."""
-    return np.asarray(_label(pack(coords), _deltas(half=True)))
+    return pieces_of(voxel_graph(coords), np.arange(len(coords), dtype=np.int32))
+
+
+def pieces_of(graph: VoxelGraph, members: NDArray[np.integer]) -> NDArray[np.int32]:
+    """(n,) int32 labels of the connected pieces that some of a graph's voxels form, numbered by first appearance."""
+    members = members.astype(np.int32)
+    return np.asarray(_flood_members(graph.start, graph.stop, graph.rows, members), dtype=np.int32)
+
+
+@compiled()
+def _flood_members(start, stop, rows, members):  # type: ignore[no-untyped-def]
+    n = len(members)
+    place = np.full(len(start), -1, dtype=np.int32)
+    for i in range(n):
+        place[members[i]] = i
+    labels, queue, count = np.full(n, -1, dtype=np.int32), np.empty(n, dtype=np.int32), 0
+    for seed in range(n):
+        if labels[seed] >= 0:
+            continue
+        labels[seed], queue[0], head, tail = count, seed, 0, 1
+        while head < tail:
+            row = members[queue[head]]
+            head += 1
+            for e in range(start[row], stop[row]):
+                other = place[rows[e]]
+                if other >= 0 and labels[other] < 0:
+                    labels[other] = count
+                    queue[tail] = other
+                    tail += 1
+        count += 1
+    return labels
 
 
 @dataclass(frozen=True)
@@ -125,7 +132,12 @@ class ScoreTree:
 
 
 def score_tree(
-    coords: NDArray[np.int32], scores: NDArray[np.float32], floor: float, min_voxels: int, min_rise: float
+    coords: NDArray[np.int32],
+    scores: NDArray[np.float32],
+    floor: float,
+    min_voxels: int,
+    min_rise: float,
+    graph: VoxelGraph | None = None,
 ) -> ScoreTree:
     """The tree of a score field on distinct voxels.
 
@@ -135,27 +147,38 @@ def score_tree(
         floor: The lowest threshold.
         min_voxels: Peaks with fewer voxels are part of whatever they touch.
         min_rise: So are peaks that rise less than this above the saddle to their neighbour.
+        graph: Who touches whom among them; found out if not given.
 
     This is the condensed component tree of density clustering (excess of mass: Müller & Sawitzki 1991; condensing as in
     HDBSCAN, Campello et al. 2013) with the score in the role of density.
     """
-    order = np.argsort(-scores, kind="stable").astype(np.int32)
+    graph = voxel_graph(coords) if graph is None else graph
+    order = descending_order(scores)
     parent, level, mass, extent, count, node = _grow_tree(
-        pack(coords), coords, scores, order, _deltas(half=False), np.float32(floor), min_voxels, np.float32(min_rise)
+        graph.start, graph.stop, graph.rows, coords, scores, order, np.float32(floor), min_voxels, np.float32(min_rise)
     )
     return ScoreTree(parent, level, mass, extent, count, node)
 
 
+@compiled(inline=True)
+def _root(root_of, item):  # type: ignore[no-untyped-def]
+    while root_of[item] != item:
+        root_of[item] = root_of[root_of[item]]
+        item = root_of[item]
+    return item
+
+
 @compiled()
-def _touching_roots(key, deltas, slot_keys, slot_rows, root_of, out):  # type: ignore[no-untyped-def]
-    """Distinct roots of the flooded pieces around a voxel, written to ``out``; returns how many."""
-    found = 0
-    for delta in deltas:
-        other = _lookup(slot_keys, slot_rows, key + delta)
-        if other < 0 or root_of[other] < 0:
+def _touching_roots(around, root_of, out):  # type: ignore[no-untyped-def]
+    """Distinct roots of the flooded pieces among these voxels, written to ``out``; returns how many."""
+    found, last = 0, np.int32(-1)
+    for other in around:
+        if root_of[other] < 0:
             continue
-        root = _find(root_of, other)
-        known = False
+        root = _root(root_of, other)
+        if root == last:  # most often they all belong to one piece
+            continue
+        last, known = root, False
         for i in range(found):
             known = known or out[i] == root
         if not known:
@@ -186,25 +209,21 @@ def _close(k, threshold, root, size, total, box, level, mass, extent, counts):  
 
 
 @compiled()
-def _grow_tree(keys, coords, scores, order, deltas, floor, min_voxels, min_rise):  # type: ignore[no-untyped-def]
+def _grow_tree(start, stop, rows, coords, scores, order, floor, min_voxels, min_rise):  # type: ignore[no-untyped-def]
     """Flood from the top down. Every piece carries a node; nodes of pieces too small to count become aliases."""
-    n = len(keys)
-    slot_keys, slot_rows = _build_table(keys)
-    root_of = np.full(n, -1, dtype=np.int32)
-    size, peak, total = np.ones(n, dtype=np.int32), scores.copy(), scores.astype(np.float64)
-    box = np.empty((n, 6), dtype=np.int32)
+    n, most = len(start), len(order)
+    root_of, node = np.full(n, -1, dtype=np.int32), np.full(n, -1, dtype=np.int32)
+    size, peak, total = np.empty(n, dtype=np.int32), np.empty(n, dtype=np.float32), np.empty(n, dtype=np.float64)
+    box, cap, node_of = np.empty((n, 6), np.int32), np.empty(n, np.float32), np.empty(n, dtype=np.int32)
     box[:, :3], box[:, 3:] = coords, coords
-    cap, node_of = np.full(n, np.inf, dtype=np.float32), np.empty(n, dtype=np.int32)
-    most = 2 * n + 1
     parent, alias = np.full(most, -1, dtype=np.int32), np.arange(most).astype(np.int32)
     level, mass = np.full(most, floor, np.float32), np.zeros(most)
     extent, counts = np.zeros(most, dtype=np.int32), np.zeros(most, dtype=np.int32)
-    node = np.empty(n, dtype=np.int32)
     count, roots = np.int32(0), np.empty(26, dtype=np.int32)
     for row in order:
         s = scores[row]
-        found = _touching_roots(keys[row], deltas, slot_keys, slot_rows, root_of, roots)
-        root_of[row] = row
+        found = _touching_roots(rows[start[row] : stop[row]], root_of, roots)
+        root_of[row], size[row], peak[row], total[row] = row, 1, s, s
         ripe, first, first_is_ripe = 0, -1, False
         for i in range(found):
             r = roots[i]
@@ -229,7 +248,7 @@ def _grow_tree(keys, coords, scores, order, deltas, floor, min_voxels, min_rise)
             _absorb(a, b, root_of, size, peak, total, box)
             keep = a
         node_of[keep], cap[keep], node[row] = k, limit, k
-    for row in range(n):
+    for row in order:
         if root_of[row] == row:
             _close(node_of[row], floor, row, size, total, box, level, mass, extent, counts)
             if size[row] < min_voxels:
@@ -256,5 +275,6 @@ def _renumber(count, alias, parent, level, mass, extent, counts, node):  # type:
         if parent[i] >= 0:
             parent[i] = final[parent[i]]
     for row in range(len(node)):
-        node[row] = final[node[row]]
+        if node[row] >= 0:
+            node[row] = final[node[row]]
     return parent[:kept], level[:kept], mass[:kept], extent[:kept], counts[:kept], node

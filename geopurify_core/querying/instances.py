@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from geopurify_core.config import QueryConfig
 from geopurify_core.querying.boxes import Box, axis_aligned_box, split_until_tight, upright_box
-from geopurify_core.querying.components import ScoreTree, connected_components, score_tree
+from geopurify_core.querying.components import ScoreTree, VoxelGraph, pieces_of, score_tree, voxel_graph
 from geopurify_core.querying.results import DetectedObject
 
 _GENERIC = 1.0
@@ -73,8 +73,9 @@ def find_objects(
     if rise <= 0:
         return []
     rows = np.flatnonzero(scores >= base + _FLOOR_SHARE * rise).astype(np.int32)
-    tree = score_tree(coords[rows], scores[rows], base + _FLOOR_SHARE * rise, config.min_voxels, _MIN_RISE_SHARE * rise)
-    pieces = _pieces(tree, coords[rows], scores[rows], base, prior, voxel_size_m, config.min_voxels)
+    floor, graph = base + _FLOOR_SHARE * rise, voxel_graph(coords[rows])
+    tree = score_tree(coords[rows], scores[rows], floor, config.min_voxels, _MIN_RISE_SHARE * rise, graph)
+    pieces = _pieces(tree, graph, scores[rows], base, prior, voxel_size_m, config.min_voxels)
     objects = []
     for piece in pieces:
         objects += _objects_of_piece(text, rows[piece], coords, scores, voxel_size_m, up, prior, config)
@@ -107,7 +108,7 @@ def select_nodes(tree: ScoreTree, prior: SizePrior, voxel_size_m: float) -> NDAr
 
 def _pieces(
     tree: ScoreTree,
-    coords: NDArray[np.int32],
+    graph: VoxelGraph,
     scores: NDArray[np.float32],
     base: float,
     prior: SizePrior,
@@ -122,16 +123,22 @@ def _pieces(
     if not len(members):
         return []
     groups = np.split(members, np.flatnonzero(np.diff(owner[members])) + 1)
-    groups.sort(key=lambda group: -float(np.sort(scores[group])[-min_voxels:].mean()))
+    groups.sort(key=lambda group: -_mean_of_best(scores[group], min_voxels))
     pieces = []
     for group in groups[:_MAX_CANDIDATES]:
         height = float(np.quantile(scores[group], _HEIGHT_QUANTILE))
         core = group[scores[group] >= base + _KEEP_SHARE * (height - base)]
-        labels = connected_components(coords[core])
+        labels = pieces_of(graph, core)
         core = core[labels == np.argmax(np.bincount(labels))]
         if len(core) >= min_voxels:
             pieces.append(np.sort(core))
     return pieces
+
+
+def _mean_of_best(scores: NDArray[np.float32], count: int) -> float:
+    if len(scores) > count:
+        scores = np.partition(scores, -count)[-count:]
+    return float(np.sort(scores).mean())
 
 
 def _objects_of_piece(

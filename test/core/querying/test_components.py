@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from geopurify_core.querying.components import connected_components, score_tree
+from geopurify_core.querying.components import connected_components, score_tree, voxel_graph
 
 
 @pytest.mark.parametrize(("seed", "share"), [(0, 0.02), (1, 0.05), (2, 0.08), (3, 0.3), (4, 0.9)])
@@ -88,3 +88,14 @@ def test_random_fields_agree_with_thresholding(seed: int) -> None:
     shuffled = rng.permutation(len(coords))
     again = score_tree(coords[shuffled], scores[shuffled], 0.0, 4, 0.05)
     np.testing.assert_allclose(np.sort(again.mass), np.sort(tree.mass), rtol=1e-5, atol=1e-5)
+
+
+def test_neighbours_are_those_a_loop_finds() -> None:
+    rng = np.random.default_rng(5)
+    coords = np.unique(rng.integers(-4, 4, (150, 3)), axis=0) + np.array([-9, 2000, 7])
+    rng.shuffle(coords)
+    graph = voxel_graph(coords.astype(np.int32))
+    for row, voxel in enumerate(coords):
+        near = [i for i, other in enumerate(coords) if i != row and np.abs(other - voxel).max() <= 1]
+        near.sort(key=lambda i: tuple(coords[i]))
+        assert graph.rows[graph.start[row] : graph.stop[row]].tolist() == near
