@@ -15,6 +15,7 @@ _TRIM_PERCENT = 1.0
 _CUTS_PER_AXIS = 12
 _MAX_PARTS = 8
 _ENOUGH_POINTS = 3000
+_CONVEX_SHARE = 0.15
 
 
 @dataclass(frozen=True)
@@ -80,21 +81,38 @@ def _least_area_yaw(footprint: NDArray[np.float64]) -> float:
 
 
 def split_until_tight(
-    points_m: NDArray[np.floating], up: NDArray[np.floating], voxel_size_m: float, min_volume_m3: float, gain: float
+    points_m: NDArray[np.floating],
+    normals: NDArray[np.floating],
+    up: NDArray[np.floating],
+    voxel_size_m: float,
+    min_volume_m3: float,
+    gain: float,
 ) -> list[NDArray[np.int64]]:
     """Cut a set of points where its box is mostly air, such as two walls that meet in a corner.
 
     A box above ``min_volume_m3`` is cut across one of its axes where the two halves' boxes are smallest together, if
-    they need no more than ``gain`` of its volume; the halves are tried again. Returns index arrays, largest first.
+    they need no more than ``gain`` of its volume; the halves are tried again. What turns its surfaces outwards is left
+    whole: a bed is seen as a top and two sides, and the air between them is the bed.
+
+    Args:
+        points_m: (n, 3) voxel centres, metres.
+        normals: (n, 3) surface normals towards the cameras; 0 where unknown.
+        up: (3,) the map's vertical.
+        voxel_size_m: Edge of a voxel, metres.
+        min_volume_m3: Smaller boxes are never cut.
+        gain: Share of the volume that the halves may need.
+
+    Returns:
+        Index arrays, largest first.
     """
-    points = np.asarray(points_m, dtype=np.float64)
+    points, facing = np.asarray(points_m, dtype=np.float64), np.asarray(normals, dtype=np.float64)
     open_parts = [np.arange(len(points))]
     done: list[NDArray[np.int64]] = []
     while open_parts:
         part = open_parts.pop()
         cut = None
         if len(done) + len(open_parts) + 2 <= _MAX_PARTS:
-            cut = _best_cut(points[part], up, voxel_size_m, min_volume_m3, gain)
+            cut = _best_cut(points[part], facing[part], up, voxel_size_m, min_volume_m3, gain)
         if cut is None:
             done.append(part)
         else:
@@ -103,11 +121,16 @@ def split_until_tight(
 
 
 def _best_cut(
-    points: NDArray[np.float64], up: NDArray[np.floating], voxel_size_m: float, min_volume_m3: float, gain: float
+    points: NDArray[np.float64],
+    normals: NDArray[np.float64],
+    up: NDArray[np.floating],
+    voxel_size_m: float,
+    min_volume_m3: float,
+    gain: float,
 ) -> NDArray[np.bool_] | None:
     sample = _sampled(points)
     whole = upright_box(sample, up, voxel_size_m)
-    if whole.volume_m3 <= min_volume_m3:
+    if whole.volume_m3 <= min_volume_m3 or _is_convex(sample - whole.center_m, _sampled(normals)):
         return None
     local = (sample - whole.center_m) @ whole.R_map_box
     best: tuple[int, float] | None = None
@@ -124,6 +147,12 @@ def _best_cut(
         return None
     axis, position = best
     return np.asarray((points - whole.center_m) @ whole.R_map_box[:, axis] < position)
+
+
+def _is_convex(offsets: NDArray[np.float64], normals: NDArray[np.float64]) -> bool:
+    """Whether surfaces look away from the middle, as a thing's do, and not towards it, as a room's."""
+    outward = np.einsum("ij,ij->i", offsets, normals).sum()
+    return bool(outward > _CONVEX_SHARE * np.linalg.norm(offsets, axis=1).sum())
 
 
 def _sampled(points: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -47,6 +47,7 @@ class SizePrior:
 def find_objects(
     text: str,
     coords: NDArray[np.int32],
+    normals: NDArray[np.float16],
     scores: NDArray[np.float32],
     voxel_size_m: float,
     up: NDArray[np.floating],
@@ -59,7 +60,7 @@ def find_objects(
     2. Their score tree is cut where the pieces hold the most mass above their surroundings (a mug on a table, two
        chairs that touch), weighed by how plausible their size is.
     3. Each piece keeps the voxels above a share of its own height, in one connected part.
-    4. Pieces whose box is mostly air are cut in two (walls round a corner).
+    4. Pieces whose box is mostly air are cut in two (walls round a corner), unless their surfaces look outwards.
 
     The object's score is the one that its best tenth of voxels reaches, less the size penalty: edges, where an object
     shares voxels with what is behind it, say little about how sure its middle is.
@@ -78,7 +79,7 @@ def find_objects(
     pieces = _pieces(tree, graph, scores[rows], base, prior, voxel_size_m, config.min_voxels)
     objects = []
     for piece in pieces:
-        objects += _objects_of_piece(text, rows[piece], coords, scores, voxel_size_m, up, prior, config)
+        objects += _objects_of_piece(text, rows[piece], coords, normals, scores, voxel_size_m, up, prior, config)
     objects.sort(key=lambda item: (-item.score, item.voxels[0]))
     return objects
 
@@ -145,6 +146,7 @@ def _objects_of_piece(
     text: str,
     voxels: NDArray[np.int32],
     coords: NDArray[np.int32],
+    normals: NDArray[np.float16],
     scores: NDArray[np.float32],
     voxel_size_m: float,
     up: NDArray[np.floating],
@@ -153,7 +155,7 @@ def _objects_of_piece(
 ) -> list[DetectedObject]:
     points = (coords[voxels] + 0.5) * voxel_size_m
     objects = []
-    for part in split_until_tight(points, up, voxel_size_m, _AIRY_VOLUME_M3, _AIRY_GAIN):
+    for part in split_until_tight(points, normals[voxels], up, voxel_size_m, _AIRY_VOLUME_M3, _AIRY_GAIN):
         if len(part) < config.min_voxels:
             continue
         upright = upright_box(points[part], up, voxel_size_m)

@@ -53,17 +53,31 @@ def test_degenerate_sets(count: int) -> None:
     assert box.size_m[:2].max() == pytest.approx(0.05 * count, abs=0.02)
 
 
-def test_a_corner_of_two_walls_is_cut_and_a_single_wall_is_not() -> None:
+def _l_shape() -> tuple[np.ndarray, np.ndarray]:
+    """Two plates of 4 m x 2 m that meet along an upright edge, and normals that point into the angle between them."""
     wall = cuboid((4.0, 0.08, 2.0), 0.0, UP)
     other = wall @ np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 1.0]]).T
-    corner = np.concatenate([wall - wall.min(axis=0), other - other.min(axis=0)])
-    parts = split_until_tight(corner, UP, 0.04, 0.25, 0.6)
-    assert len(parts) in (2, 3)  # cuts lie on a coarse grid, so the corner post may stay on its own
-    assert sorted(np.concatenate(parts)) == list(range(len(corner)))
-    whole = upright_box(corner, UP, 0.04).volume_m3
-    assert sum(upright_box(corner[part], UP, 0.04).volume_m3 for part in parts) < 0.2 * whole
-    assert len(split_until_tight(wall, UP, 0.04, 0.25, 0.6)) == 1
-    assert len(split_until_tight(cuboid((2.0, 1.5, 1.0), 0.3, UP, 0.1), UP, 0.1, 0.25, 0.6)) == 1
+    points = np.concatenate([wall - wall.min(axis=0), other - other.min(axis=0)])
+    normals = np.repeat([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]], [len(wall), len(other)], axis=0)
+    return points, normals
+
+
+def test_a_corner_of_two_walls_is_cut_and_a_single_wall_is_not() -> None:
+    corner, inwards = _l_shape()
+    for normals in (inwards, np.zeros_like(inwards)):
+        parts = split_until_tight(corner, normals, UP, 0.04, 0.25, 0.6)
+        assert len(parts) in (2, 3)  # cuts lie on a coarse grid, so the corner post may stay on its own
+        assert sorted(np.concatenate(parts)) == list(range(len(corner)))
+        whole = upright_box(corner, UP, 0.04).volume_m3
+        assert sum(upright_box(corner[part], UP, 0.04).volume_m3 for part in parts) < 0.2 * whole
+    for single, size_m in ((cuboid((4.0, 0.08, 2.0), 0.0, UP), 0.04), (cuboid((2.0, 1.5, 1.0), 0.3, UP, 0.1), 0.1)):
+        assert len(split_until_tight(single, np.zeros_like(single), UP, size_m, 0.25, 0.6)) == 1
+
+
+def test_two_sides_of_one_thing_stay_together() -> None:
+    """The same plates seen from the other side are the outside of a wardrobe, not the inside of a room."""
+    plates, inwards = _l_shape()
+    assert len(split_until_tight(plates, -inwards, UP, 0.04, 0.25, 0.6)) == 1
 
 
 def test_distance_to_a_turned_box() -> None:
