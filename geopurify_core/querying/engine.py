@@ -111,10 +111,7 @@ class QueryEngine:
 
     def _objects(self, text: str, scores: NDArray[np.float32], direction: TextDirection) -> list[DetectedObject]:
         prior = SizePrior(direction.size_m, direction.size_log_std)
-        snapshot = self.snapshot
-        return find_objects(
-            text, snapshot.coords, snapshot.normals, scores, snapshot.voxel_size_m, self._up, prior, self.config
-        )
+        return find_objects(text, self.snapshot, scores, self._up, prior, self.config)
 
     def _combine(self, semantic: NDArray[np.float32], item: ParsedText) -> NDArray[np.float32]:
         """Meaning above the map's median, plus λ/2 · g · (colour agreement, standardised over the map).

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geopurify_core.config import QueryConfig
+from geopurify_core.mapping.snapshot import MapSnapshot
 from geopurify_core.querying.boxes import Box, axis_aligned_box, split_until_tight, upright_box
 from geopurify_core.querying.components import ScoreTree, VoxelGraph, pieces_of, score_tree, voxel_graph
 from geopurify_core.querying.order import descending_order
@@ -47,15 +48,13 @@ class SizePrior:
 
 def find_objects(
     text: str,
-    coords: NDArray[np.int32],
-    normals: NDArray[np.float16],
+    snapshot: MapSnapshot,
     scores: NDArray[np.float32],
-    voxel_size_m: float,
     up: NDArray[np.floating],
     prior: SizePrior,
     config: QueryConfig,
 ) -> list[DetectedObject]:
-    """Objects of one text, best first.
+    """Objects of one text, best first, from one score for each voxel.
 
     1. Candidates rise above a share of the way from the map's median score to its peak.
     2. Their score tree is cut where the pieces hold the most mass above their surroundings (a mug on a table, two
@@ -75,12 +74,13 @@ def find_objects(
     if rise <= 0:
         return []
     rows = np.flatnonzero(scores >= base + _FLOOR_SHARE * rise).astype(np.int32)
-    floor, graph = base + _FLOOR_SHARE * rise, voxel_graph(coords[rows])
-    tree = score_tree(coords[rows], scores[rows], floor, config.min_voxels, _MIN_RISE_SHARE * rise, graph)
-    pieces = _pieces(tree, graph, scores[rows], base, prior, voxel_size_m, config.min_voxels)
+    coords = snapshot.coords[rows]
+    floor, graph = base + _FLOOR_SHARE * rise, voxel_graph(coords)
+    tree = score_tree(coords, scores[rows], floor, config.min_voxels, _MIN_RISE_SHARE * rise, graph)
+    pieces = _pieces(tree, graph, scores[rows], base, prior, snapshot.voxel_size_m, config.min_voxels)
     objects = []
     for piece in pieces:
-        objects += _objects_of_piece(text, rows[piece], coords, normals, scores, voxel_size_m, up, prior, config)
+        objects += _objects_of_piece(text, rows[piece], snapshot, scores, up, prior, config)
     objects.sort(key=lambda item: (-item.score, item.voxels[0]))
     return objects
 
@@ -118,6 +118,8 @@ def _pieces(
     min_voxels: int,
 ) -> list[NDArray[np.int64]]:
     """Index arrays of the chosen pieces, the most promising first, each trimmed to a share of its own height."""
+    if not len(tree.parent):
+        return []  # nothing is as large as the smallest object asked for
     chosen = select_nodes(tree, prior, voxel_size_m)
     owner = np.where(tree.node >= 0, chosen[np.maximum(tree.node, 0)], -1)
     members = np.argsort(owner, kind="stable")
@@ -150,24 +152,23 @@ def _mean_of_best(
     ascending = descending_order(-scores)
     ascending = ascending[owner[ascending] >= 0]
     ranked = scores[ascending[np.argsort(owner[ascending], kind="stable")]]
-    best = ends[:, None] + np.arange(-count, 0)
+    best = np.maximum(ends[:, None] + np.arange(-count, 0), 0)  # what smaller groups would borrow is not used
     return np.asarray(np.where(sizes >= count, ranked[best].mean(axis=1), ranked[ends - 1]), dtype=np.float32)
 
 
 def _objects_of_piece(
     text: str,
     voxels: NDArray[np.int32],
-    coords: NDArray[np.int32],
-    normals: NDArray[np.float16],
+    snapshot: MapSnapshot,
     scores: NDArray[np.float32],
-    voxel_size_m: float,
     up: NDArray[np.floating],
     prior: SizePrior,
     config: QueryConfig,
 ) -> list[DetectedObject]:
-    points = (coords[voxels] + 0.5) * voxel_size_m
+    voxel_size_m = snapshot.voxel_size_m
+    points = (snapshot.coords[voxels] + 0.5) * voxel_size_m
     objects = []
-    for part in split_until_tight(points, normals[voxels], up, voxel_size_m, _AIRY_VOLUME_M3, _AIRY_GAIN):
+    for part in split_until_tight(points, snapshot.normals[voxels], up, voxel_size_m, _AIRY_VOLUME_M3, _AIRY_GAIN):
         if len(part) < config.min_voxels:
             continue
         upright = upright_box(points[part], up, voxel_size_m)

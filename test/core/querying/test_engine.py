@@ -111,6 +111,14 @@ def test_limits_are_kept(make_room: MakeRoom, encoder: Any) -> None:
     assert engine.query(["chair"], min_score=float("inf"))[0].objects == ()
 
 
+@pytest.mark.parametrize("min_voxels", [1, 50, 500, 5_000, 100_000])
+def test_objects_smaller_than_asked_for_are_left_out(min_voxels: int, make_room: MakeRoom, encoder: Any) -> None:
+    snapshot, _ = make_room({"chair": ((0, 0, 0), (8, 8, 16), GREY)})
+    objects = QueryEngine(snapshot, encoder, QueryConfig(min_voxels=min_voxels)).query(["chair"])[0].objects
+    assert all(found.num_voxels >= min_voxels for found in objects)
+    assert bool(objects) == (min_voxels <= 500)  # the chair has 1024
+
+
 def test_boxes_are_axis_aligned_on_request(make_room: MakeRoom, encoder: Any) -> None:
     snapshot, _ = make_room({"chair": ((0, 0, 0), (8, 8, 16), GREY)})
     engine = QueryEngine(snapshot, encoder, QueryConfig(oriented_boxes=False))
