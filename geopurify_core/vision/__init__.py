@@ -13,6 +13,7 @@ from typing import Any
 
 from geopurify_core.errors import BackboneError, GeoPurifyError
 from geopurify_core.vision.base import FeatureMap, SemanticBackbone
+from geopurify_core.vision.shipped import with_shipped_config
 
 __all__ = ["FeatureMap", "SemanticBackbone", "backbone_names", "load_backbone"]
 
@@ -36,13 +37,15 @@ def load_backbone(name: str, **options: Any) -> SemanticBackbone:
 
     Args:
         name: ``nano``, ``segmenter``, ``detector``, ``composite``, or one that an installed package offers.
-        **options: Keyword options of that backbone (``docs/backbones.md`` lists them).
+        **options: Keyword options of that backbone (``docs/backbones.md`` lists them). Where they name neither a
+            YAML nor a model, the one in ``config/backbones`` is used.
 
     Raises:
         BackboneError: The name or an option is unknown, a library is missing, or the model cannot be loaded.
         InvalidConfigError: The backbone's own configuration file has an unknown key or a bad value.
     """
     factory = backbone_factory(name)
+    options = with_shipped_config(name, options)
     _check_options(name, factory, options)
     try:
         backbone = factory(**options)
