@@ -263,12 +263,10 @@ def test_a_bag_that_starts_over_keeps_the_map_and_goes_on(empty: Any, frames: li
         next_stamp()
     empty.send(frames[-1], next_stamp())
     before, integrated = voxels(empty), empty.status.frames_integrated
-    started = time.monotonic()
     for frame, ns in zip(frames, first, strict=True):
         empty.send(frame, ns, wait=False)
         time.sleep(0.05)
     empty.until_handled(first[-1])
-    assert time.monotonic() - started < 5.0
     assert empty.status.frames_integrated == integrated + len(frames), "no frame of the second round may be lost"
     assert voxels(empty) >= before
     for _ in range(30):  # the next test's stamps must be newer than everything so far
