@@ -104,6 +104,73 @@ class QueryConfig:
 
 
 @dataclass(frozen=True)
+class SparseConfig:
+    """The sparse convolution behind the student network."""
+
+    engine: str = setting(
+        "torch", "torch is built in; minkowski needs MinkowskiEngine installed.", choices=("torch", "minkowski")
+    )
+
+
+# What paper and released code make of equation 3 and 4: steps T and the factor before the cosine (docs/purification.md).
+PRESETS: dict[str, tuple[int, float]] = {
+    "paper": (18, 20.0),
+    "official_code": (19, 20.0),
+    "paper_literal": (18, 0.05),
+}
+
+
+@dataclass(frozen=True)
+class PurificationConfig:
+    """The Student Affinity Network and Geometry-Guided Pooling."""
+
+    enabled: bool = setting(True, "Purify where a student for the backbone is at hand; false never does.")
+    student: str = setting("", "Student checkpoint; empty takes the one shipped for the backbone.")
+    device: str = setting(
+        "auto", "Where student and pooling run; auto takes CUDA if it is there.", choices=("auto", "cpu", "cuda")
+    )
+    preset: str = setting(
+        "paper",
+        "Reading of the disputed constants: T = 18 or 19 steps, factor 20 before the cosine or (literally) 0.05.",
+        choices=tuple(PRESETS),
+    )
+    neighbors: int = setting(96, "K, the nearest voxels that each voxel listens to.", ge=1, le=512)
+    steps: int = setting(0, "T, the pooling steps; 0 takes the preset's.", ge=0, le=1000)
+    sharpening: float = setting(
+        0.0, "Factor before the cosine in the softmax; 0 takes the preset's.", ge=0.0, le=1000.0
+    )
+    pool: str = setting(
+        "features",
+        "features pools every channel once and answers as fast as the raw map; scores pools each text's scores, "
+        "and keeps no purified features in memory.",
+        choices=("features", "scores"),
+    )
+    period_s: float = setting(
+        10.0, "A running mapper purifies at most this often; 0 only when asked to.", unit="s", ge=0.0, le=86_400.0
+    )
+    dirty_fraction: float = setting(
+        0.05, "Share of the voxels that must have changed before a running mapper purifies again.", ge=0.0, le=1.0
+    )
+    budget_mb: int = setting(
+        2048,
+        "Most memory for purification beside the map; a larger map is not purified.",
+        unit="MiB",
+        ge=1,
+        le=1_000_000,
+    )
+
+    @property
+    def resolved_steps(self) -> int:
+        """T as it applies: ``steps``, or the preset's."""
+        return self.steps or PRESETS[self.preset][0]
+
+    @property
+    def resolved_sharpening(self) -> float:
+        """The factor before the cosine as it applies: ``sharpening``, or the preset's."""
+        return self.sharpening or PRESETS[self.preset][1]
+
+
+@dataclass(frozen=True)
 class Config:
     """Everything the core can be told."""
 
@@ -112,6 +179,8 @@ class Config:
     fusion: FusionConfig = field(default_factory=FusionConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     query: QueryConfig = field(default_factory=QueryConfig)
+    sparse: SparseConfig = field(default_factory=SparseConfig)
+    purification: PurificationConfig = field(default_factory=PurificationConfig)
 
     def __post_init__(self) -> None:
         if self.depth.min_range_m >= self.depth.max_range_m:

@@ -67,6 +67,18 @@ class MapMismatchError(GeoPurifyError):
     """Two parts that must agree do not: feature widths, voxel sizes, or the backbones behind two maps."""
 
 
+class SparseError(GeoPurifyError):
+    """Sparse tensors cannot be used as given: coordinates out of reach or twice, rows or channels that do not fit."""
+
+
+class PurificationError(GeoPurifyError):
+    """Features or embeddings that cannot be purified, or a purification that was cancelled or outgrew its budget."""
+
+
+class StudentError(GeoPurifyError):
+    """A student checkpoint cannot be read, or was made for another backbone or width."""
+
+
 class QueryError(GeoPurifyError):
     """A query cannot be answered: empty or oversized text, empty map, or a bad limit."""
 
