@@ -29,6 +29,8 @@ class MapSnapshot:
         text_fingerprint: The text space that ``features`` live in.
         geometry_weight: (N,) float32, weight behind colour and normal; ≥ ``weight``, because observations without a
             confident feature still add geometry. By default ``weight`` itself.
+        purified: Empty for features as fused; else the fingerprint of the student and the settings that purified them.
+            Such a map can be asked, drawn, exported and measured, but neither fused into nor purified again.
     """
 
     coords: NDArray[np.int32]
@@ -45,6 +47,7 @@ class MapSnapshot:
     backbone: str
     text_fingerprint: str
     geometry_weight: NDArray[np.float32] = field(default=cast(Any, None))
+    purified: str = ""
 
     def __post_init__(self) -> None:
         if cast(Any, self.geometry_weight) is None:

@@ -29,7 +29,7 @@ from geopurify_core.mapping.snapshot import MapSnapshot
 Layout = dict[str, tuple[str, tuple[int, ...]]]
 
 FORMAT = "geopurify-map"
-VERSION = 1
+VERSION, PURIFIED_VERSION = 1, 2  # a reader that knows no purified maps would fuse into them: the version stops it
 _NO_CHECKSUM = "0" * 64
 _MAX_HEADER_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 22
@@ -54,7 +54,9 @@ _SCALARS: dict[str, type] = {
     "version": int,
     "backbone": str,
     "text_fingerprint": str,
+    "purified": str,
 }
+_DEFAULTS: dict[str, Any] = {"purified": ""}  # of scalars that older files do not have
 
 
 def save_map(path: str | Path, snapshot: MapSnapshot, extra: dict[str, Any] | None = None) -> None:
@@ -129,8 +131,9 @@ def _header(snapshot: MapSnapshot, arrays: dict[str, NDArray[Any]], extra: dict[
         described = json.dumps({**content, "extra": extra or {}}, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise MapFileError("extra", extra, f"It must be plain JSON: {error}.") from error
+    version = PURIFIED_VERSION if snapshot.purified else VERSION
     # The checksum comes first, so that replacing the first run of zeros replaces it and nothing else.
-    metadata = {"sha256": _NO_CHECKSUM, "format": FORMAT, "version": str(VERSION), "map": described}
+    metadata = {"sha256": _NO_CHECKSUM, "format": FORMAT, "version": str(version), "map": described}
     header: dict[str, Any] = {"__metadata__": metadata}
     start = 0
     for name, array in arrays.items():
@@ -221,11 +224,12 @@ def _read_header(path: str | Path, file: BinaryIO, size: int) -> tuple[bytes, La
         if metadata["format"] != FORMAT:
             raise _bad(path, f"its format is {str(metadata['format'])[:40]!r}")
         version = int(metadata["version"])
-        if version > VERSION:
-            raise MapFileError("map file version", version, f"Update this software; it reads versions up to {VERSION}.")
         if len(metadata["sha256"]) != len(_NO_CHECKSUM) or raw.index(metadata["sha256"].encode()) > 64:
             raise _bad(path, "its checksum is missing")
         content = json.loads(metadata["map"])
+        newest = PURIFIED_VERSION if content.get("purified") else VERSION
+        if version > newest:
+            raise MapFileError("map file version", version, f"Update this software; it reads versions up to {newest}.")
         scalars = _read_scalars(path, content)
         tensors = _read_layout(path, header, size - _PREFIX_BYTES - length)
         extra = content["extra"]
@@ -237,7 +241,8 @@ def _read_header(path: str | Path, file: BinaryIO, size: int) -> tuple[bytes, La
 
 
 def _read_scalars(path: str | Path, content: dict[str, Any]) -> dict[str, Any]:
-    scalars = {name: content[name] for name in _SCALARS}
+    known = {**_DEFAULTS, **content}
+    scalars = {name: known[name] for name in _SCALARS}
     for name, kind in _SCALARS.items():
         if type(scalars[name]) is not kind:
             raise _bad(path, f"{name} is not {kind.__name__}")

@@ -285,7 +285,8 @@ class VoxelMap:
         newest are kept and the others counted in ``evicted``.
 
         Raises:
-            MapMismatchError: Voxel size or frame differ from ``config``, or the snapshot holds a voxel twice.
+            MapMismatchError: Voxel size or frame differ from ``config``, or the snapshot is purified or holds a voxel
+                twice.
             InvalidConfigError: The budget does not hold 256 voxels.
         """
         _check_fit(snapshot, config)
@@ -305,6 +306,12 @@ class VoxelMap:
 
 def _check_fit(snapshot: MapSnapshot, config: MapConfig) -> None:
     size, frame = config.voxel_size_m, config.frame_id
+    if snapshot.purified:
+        raise MapMismatchError(
+            "map.purified",
+            snapshot.purified,
+            "Each of its features is a mixture of many voxels', which no frame can be fused into: load the raw map.",
+        )
     if abs(snapshot.voxel_size_m - size) > 1e-9 * size:
         raise MapMismatchError("map.voxel_size_m", snapshot.voxel_size_m, f"Set map.voxel_size_m to it (now {size}).")
     if snapshot.frame_id != frame:

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import struct
 import subprocess
 import sys
 import time
@@ -15,9 +16,11 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from geopurify_core.errors import MapFileError
+from geopurify_core.config import MapConfig
+from geopurify_core.errors import MapFileError, MapMismatchError
 from geopurify_core.mapping.snapshot import MapSnapshot
 from geopurify_core.mapping.store import load_map, read_extra, save_map
+from geopurify_core.mapping.voxel_map import VoxelMap
 
 
 def snapshot_of(rows: int = 50, channels: int = 8, seed: int = 0) -> MapSnapshot:
@@ -77,6 +80,32 @@ def test_round_trip_is_bit_exact(tmp_path, rows):
     assert not loaded.features.flags.writeable
     assert read_extra(path) == {"backbone": {"name": "nano"}, "note": "Küche", "zeros": "0" * 64}
     assert os.listdir(tmp_path) == ["room.gpmap"]
+
+
+def test_a_purified_map_says_so_and_an_older_file_is_raw(tmp_path):
+    path = tmp_path / "room.gpmap"
+    purified = replace(snapshot_of(), purified="student:0123 T=18 α=20")
+    save_map(path, purified)
+    assert_same(load_map(path), purified)
+    (length,) = struct.unpack("<Q", path.read_bytes()[:8])
+    written = json.loads(path.read_bytes()[8 : 8 + length])["__metadata__"]
+    assert written["version"] == "2", "a reader that does not know what purified means must not take it for a raw map"
+
+    def older(header, _):
+        described = json.loads(header["__metadata__"]["map"])
+        del described["purified"]
+        header["__metadata__"].update(map=json.dumps(described), version="1")
+
+    rewrite(path, older)
+    assert_same(load_map(path), replace(purified, purified=""))
+
+
+def test_a_purified_map_is_not_fused_into():
+    purified = replace(snapshot_of(), purified="student:0123")
+    with pytest.raises(MapMismatchError, match="load the raw map") as caught:
+        VoxelMap.from_snapshot(purified, MapConfig())
+    assert caught.value.field == "map.purified"
+    assert len(VoxelMap.from_snapshot(replace(purified, purified=""), MapConfig())) == len(purified)
 
 
 def test_any_safetensors_reader_opens_it(tmp_path):
@@ -241,6 +270,9 @@ HOSTILE = {
     "voxel size text": _metadata("voxel_size_m", "0.04"),
     "stamp too big": _metadata("stamp_ns", 1 << 70),
     "frame is a number": _metadata("frame_id", 7),
+    "purified is a flag": _metadata("purified", True),
+    "a raw map that claims the version of purified ones": lambda header, _: header["__metadata__"].update(version="2"),
+    "purified is null": _metadata("purified", None),
     "extra is a list": _metadata("extra", [1]),
     "metadata is a list": lambda header, _: header["__metadata__"].update(map="[1, 2]"),
     "version is a word": lambda header, _: header["__metadata__"].update(version="one"),
