@@ -1,0 +1,103 @@
+"""Where the voxels of a sparse tensor are, and which of them are each other's neighbours.
+
+A :class:`CoordinateMap` is checked and sorted once; the kernel maps built on it are cached and shared by every layer
+that runs on it. Strides follow MinkowskiEngine: a map of stride s holds multiples of s, and halving its resolution
+takes each coordinate c to ``floor(c / 2s) * 2s``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geopurify_core.errors import SparseError
+from geopurify_core.mapping.keys import COORD_LIMIT
+from geopurify_core.sparse.kernel_map import KernelMap, pool_map, submanifold_map, voxel_keys
+
+
+class CoordinateMap:
+    """Distinct integer voxel coordinates and everything that follows from them alone.
+
+    Args:
+        coords: (V, 3) integer voxel coordinates, tensor or array, in any order; kept as int32.
+        stride: Edge of these voxels in voxels of the finest map; every coordinate is a multiple of it.
+
+    Raises:
+        SparseError: Coordinates of another shape, not integer, outside [-2^20, 2^20), twice, or off the stride.
+    """
+
+    def __init__(self, coords: Any, stride: int = 1) -> None:
+        self.coords = _checked(coords, stride)
+        self.stride = stride
+        self.extent = (int(self.coords.min()), int(self.coords.max())) if len(self.coords) else (0, 0)
+        keys = voxel_keys(self.coords)
+        self.sorted_keys, self.order = torch.sort(keys)
+        if bool((self.sorted_keys[1:] == self.sorted_keys[:-1]).any()):
+            raise _duplicate(self.coords, self.sorted_keys, self.order)
+        self.is_sorted = bool((keys[1:] > keys[:-1]).all())
+        self.finer: CoordinateMap | None = None
+        self._coarser: CoordinateMap | None = None
+        self._maps: dict[int, KernelMap] = {}
+        self._pool: KernelMap | None = None
+
+    def __len__(self) -> int:
+        return int(self.coords.shape[0])
+
+    def __repr__(self) -> str:
+        return f"CoordinateMap({len(self)} voxels, stride {self.stride}, {self.coords.device})"
+
+    @property
+    def device(self) -> torch.device:
+        """Where coordinates and kernel maps live."""
+        return self.coords.device
+
+    def kernel_map(self, kernel_size: int) -> KernelMap:
+        """Pairs of neighbours for an odd cubic kernel, built at the first call. Raises SparseError for an even size."""
+        if kernel_size not in self._maps:
+            if kernel_size < 1 or kernel_size % 2 == 0:
+                raise SparseError("kernel_size", kernel_size, "Submanifold convolutions take an odd size.")
+            self._maps[kernel_size] = submanifold_map(self, kernel_size)
+        return self._maps[kernel_size]
+
+    def coarser(self) -> CoordinateMap:
+        """The map of twice the stride: every occupied cell of 2 x 2 x 2 voxels, in key order."""
+        if self._coarser is None:
+            stride = 2 * self.stride
+            cells = torch.div(self.coords, stride, rounding_mode="floor") * stride
+            self._coarser = CoordinateMap(torch.unique(cells, dim=0), stride)
+            self._coarser.finer = self
+        return self._coarser
+
+    def pool_map(self) -> KernelMap:
+        """Pairs (fine row, coarse row) for kernel 2, stride 2; offset k = dx + 2 dy + 4 dz inside the cell."""
+        if self._pool is None:
+            self._pool = pool_map(self, self.coarser())
+        return self._pool
+
+
+def _checked(coords: Any, stride: int) -> Tensor:
+    tensor = torch.as_tensor(np.ascontiguousarray(coords) if isinstance(coords, np.ndarray) else coords)
+    if tensor.dim() != 2 or tensor.shape[1] != 3:
+        raise SparseError("coords.shape", tuple(tensor.shape), "Give one row of x, y, z for each voxel: (V, 3).")
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+        raise SparseError("coords.dtype", str(tensor.dtype), "Give integer voxel coordinates, floor(point / size).")
+    if stride < 1:
+        raise SparseError("stride", stride, "Give 1 for a finest map, 2, 4, … for coarser ones.")
+    if tensor.numel():
+        low, high = int(tensor.min()), int(tensor.max())
+        if low < -COORD_LIMIT or high >= COORD_LIMIT:
+            raise SparseError("coords", (low, high), f"Coordinates must lie in [-{COORD_LIMIT}, {COORD_LIMIT}).")
+        if stride > 1 and bool((tensor % stride).any()):
+            raise SparseError("coords", f"stride {stride}", "Every coordinate must be a multiple of the stride.")
+    return tensor.to(torch.int32).contiguous()
+
+
+def _duplicate(coords: Tensor, sorted_keys: Tensor, order: Tensor) -> SparseError:
+    first = int((sorted_keys[1:] == sorted_keys[:-1]).nonzero()[0, 0])
+    rows = sorted((int(order[first]), int(order[first + 1])))
+    return SparseError(
+        "coords", tuple(coords[rows[0]].tolist()), f"Rows {rows[0]} and {rows[1]} are the same voxel; keep one of them."
+    )
