@@ -2,44 +2,38 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from geopurify_core.errors import GeoPurifyError, QueryError
+from geopurify_core.errors import QueryError
 from geopurify_core.geometry import corners_m, estimate_up, unit_up
 from geopurify_core.mapping.snapshot import MapSnapshot
 from geopurify_core.querying.results import DetectedObject, QueryResult
-from geopurify_core.render import Raster, View, below_ceiling, facing_viewer, paint, rasterise, without_specks
+from geopurify_core.render import View, paint
+from geopurify_core.sheet import (
+    INK,
+    LEFT_IN,
+    PAPER,
+    QUIET,
+    brighten,
+    choose_panels,
+    empty_figure,
+    figure_of,
+    grey_of,
+    save,
+    show,
+)  # fmt: skip
 
-log = logging.getLogger(__name__)
-
-INK, QUIET, PAPER = "#1d2433", "#6b7280", "#ffffff"
 # Distinct on grey and from each other for the colour-blind too (after Okabe and Ito's palette, darkened for lines).
 BOX_COLORS = ("#0072b2", "#009e73", "#9b3fbf", "#b8860b", "#d43f8d", "#117a8b", "#5d4a36", "#3b4cc0")
 _HEAT = ("#ffe08a", "#fda63a", "#f1592a", "#c2185b", "#7b0f4b")
 _EDGES = [(a, a | 1 << k) for a in range(8) for k in range(3) if not a >> k & 1]
-_AZIMUTHS_DEG = (45.0, 135.0, 225.0, 315.0, 0.0, 90.0, 180.0, 270.0)
 _MAX_LISTED = 6
 _COLUMNS = 3
-_DPI = 130
-# the sheet in inches: widest, narrowest, a panel's height, and what surrounds the panels
-_SHEET_IN, _NARROWEST_IN, _PANEL_IN = 13.5, 9.0, 5.6
-_LEFT_IN, _GAP_IN, _HEAD_IN, _FOOT_IN, _ROW_IN = 0.75, 0.35, 1.25, 0.6, 0.42
-
-
-@dataclass(frozen=True)
-class _Panel:
-    """One view of the map: which voxels it shows, and where they are in the picture."""
-
-    view: View
-    shown: NDArray[np.intp]
-    raster: Raster
+_ROW_IN = 0.42
 
 
 def draw_map(snapshot: MapSnapshot, path: str | Path, up: ArrayLike | None = None, title: str | None = None) -> None:
@@ -53,15 +47,15 @@ def draw_map(snapshot: MapSnapshot, path: str | Path, up: ArrayLike | None = Non
     """
     facts = f"{len(snapshot):,} voxels of {snapshot.voxel_size_m * 100:g} cm · frame “{snapshot.frame_id}”"
     if not len(snapshot):
-        _save(_empty_figure(title or "Map", facts), path)
+        save(empty_figure(title or "Map", facts), path)
         return
     direction = estimate_up(snapshot) if up is None else unit_up(up)
-    panels = _panels(snapshot, direction, np.ones(len(snapshot)))
-    figure, axes = _figure(panels, title or "Map", facts, footer_in=0.0)
+    panels = choose_panels(snapshot, direction, np.ones(len(snapshot)))
+    figure, axes = figure_of(panels, title or "Map", facts, footer_in=0.0)
     for axis, panel in zip(axes, panels, strict=True):
-        colors = _brighten(snapshot.rgb[panel.shown])
-        _show(axis, panel, paint(panel.raster, colors, snapshot.normals[panel.shown], panel.view, relief=0.9))
-    _save(figure, path)
+        colors = brighten(snapshot.rgb[panel.shown])
+        show(axis, panel, paint(panel.raster, colors, snapshot.normals[panel.shown], panel.view, relief=0.9))
+    save(figure, path)
 
 
 def draw_query(
@@ -87,25 +81,25 @@ def draw_query(
         raise QueryError("result.scores", len(result.scores), f"This map has {len(snapshot)} voxels; ask it again.")
     title = f"“{_shorten(result.text)}”"
     if not len(snapshot):
-        _save(_empty_figure(title, "The map is empty."), path)
+        save(empty_figure(title, "The map is empty."), path)
         return
     objects = result.objects[:max_objects]
     count = f"{len(result.objects)} object{'s' * (len(result.objects) != 1)}"
     facts = f"{count} · {len(snapshot):,} voxels of {snapshot.voxel_size_m * 100:g} cm · frame “{snapshot.frame_id}”"
     direction = estimate_up(snapshot) if up is None else unit_up(up)
-    panels = _panels(snapshot, direction, _interest(len(snapshot), objects))
+    panels = choose_panels(snapshot, direction, _interest(len(snapshot), objects))
     rows = max(1, -(-len(objects) // _COLUMNS))
-    figure, axes = _figure(panels, title, facts, footer_in=_ROW_IN * rows + 0.15)
+    figure, axes = figure_of(panels, title, facts, footer_in=_ROW_IN * rows + 0.15)
     low, high = _heat_range(result)
-    colors = _heat(_grey(snapshot.rgb), result.scores, low, high)
+    colors = _heat(grey_of(snapshot.rgb), result.scores, low, high)
     for axis, panel in zip(axes, panels, strict=True):
         picture = paint(panel.raster, colors[panel.shown], snapshot.normals[panel.shown], panel.view, relief=0.8)
-        _show(axis, panel, picture)
+        show(axis, panel, picture)
         for rank, found in reversed(list(enumerate(objects))):
             _draw_box(axis, panel.view, found, rank)
     _list_objects(figure, objects)
     _scale(figure, low, high)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _interest(count: int, objects: tuple[DetectedObject, ...]) -> NDArray[np.float64]:
@@ -115,101 +109,6 @@ def _interest(count: int, objects: tuple[DetectedObject, ...]) -> NDArray[np.flo
         wanted[found.voxels] = 1.0 / (1 + rank) / max(len(found.voxels), 1)
     total: NDArray[np.float64] = 2 * wanted / max(float(wanted.sum()), 1e-12) + 1 / count
     return total
-
-
-def _panels(snapshot: MapSnapshot, up: NDArray[np.float64], interest: NDArray[np.float64]) -> list[_Panel]:
-    """From above, and from that side which shows most of what is of interest."""
-    centers, normals = snapshot.centers_m, snapshot.normals
-    open_above = below_ceiling(centers, normals, up)
-    best: tuple[float, View] | None = None
-    for azimuth in _AZIMUTHS_DEG:
-        view = View.oblique(up, azimuth)
-        shown = np.flatnonzero(open_above & facing_viewer(normals, view))
-        if not len(shown):
-            continue
-        coarse = rasterise(centers[shown], view, snapshot.voxel_size_m, pixels_per_voxel=1)
-        seen = float(interest[shown[coarse.winner[coarse.covered]]].sum())
-        if best is None or seen > 1.05 * best[0]:
-            best = (seen, view)
-    top = View.top(up)
-    views = [(top, np.flatnonzero(open_above))]
-    if best is not None:
-        facing = open_above & facing_viewer(normals, best[1])
-        clean = without_specks(snapshot.coords, facing)
-        views.append((best[1], np.flatnonzero(clean if clean.any() else facing)))
-    return [_Panel(view, shown, rasterise(centers[shown], view, snapshot.voxel_size_m)) for view, shown in views]
-
-
-def _figure(panels: list[_Panel], title: str, facts: str, footer_in: float) -> tuple[Any, list[Any]]:
-    """A white sheet, as large as the panels need, with one axis for each; both show a metre equally long."""
-    extents = [panel.raster.extent_m for panel in panels]
-    widths = np.array([extent[1] - extent[0] for extent in extents])
-    heights = np.array([extent[3] - extent[2] for extent in extents])
-    gaps_in = _LEFT_IN + _GAP_IN * len(panels)
-    inches = min((_SHEET_IN - gaps_in) / widths.sum(), _PANEL_IN / heights.max())
-    size = (
-        max(inches * widths.sum() + gaps_in, _NARROWEST_IN),
-        inches * heights.max() + _HEAD_IN + _FOOT_IN + footer_in,
-    )
-    figure = _sheet(title, facts, size)
-    axes, x = [], _LEFT_IN
-    for panel, width, height in zip(panels, widths * inches, heights * inches, strict=True):
-        y = _FOOT_IN + footer_in + (heights.max() * inches - height) / 2
-        axis = figure.add_axes((x / size[0], y / size[1], width / size[0], height / size[1]))
-        x += width + _GAP_IN
-        axis.set_xlim(panel.raster.extent_m[:2])
-        axis.set_ylim(panel.raster.extent_m[2:])
-        _dress(axis, is_top=panel is panels[0], upright=bool(panels[0].view.R_view_map[2, 2] > 0.999))
-        axes.append(axis)
-    return figure, axes
-
-
-def _sheet(title: str, facts: str, size_in: tuple[float, float]) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size_in, dpi=_DPI, facecolor=PAPER)
-    FigureCanvasAgg(figure)
-    x, height = 0.3 / size_in[0], size_in[1]
-    figure.text(x, 1 - 0.38 / height, title, fontsize=18, fontweight="bold", color=INK, va="center", parse_math=False)
-    figure.text(x, 1 - 0.70 / height, facts, fontsize=10, color=QUIET, va="center", parse_math=False)
-    return figure
-
-
-def _empty_figure(title: str, facts: str) -> Any:
-    figure = _sheet(title, facts, (_NARROWEST_IN, 4.0))
-    figure.text(0.5, 0.5, "nothing mapped yet", fontsize=16, color=QUIET, ha="center")
-    return figure
-
-
-def _dress(axis: Any, is_top: bool, upright: bool) -> None:
-    """Metric axes for the view from above, a bare scale bar for the oblique one."""
-    for side in ("top", "right", *(() if is_top else ("left", "bottom"))):
-        axis.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axis.spines[side].set_color("#c3c8d0")
-    axis.tick_params(colors=QUIET, labelsize=8.5, length=3, color="#c3c8d0")
-    if is_top:
-        axis.set_title("from above", fontsize=10.5, color=QUIET, loc="left", pad=6)
-        names = ("x", "y") if upright else ("right", "ahead")
-        axis.set_xlabel(f"{names[0]}  [m]", fontsize=9, color=QUIET)
-        axis.set_ylabel(f"{names[1]}  [m]", fontsize=9, color=QUIET)
-        axis.grid(color="#eceff3", linewidth=0.8)
-        axis.set_axisbelow(True)
-        return
-    axis.set_xticks([])
-    axis.set_yticks([])
-    axis.set_title("from the side, near walls removed", fontsize=10.5, color=QUIET, loc="left", pad=6)
-    left, _ = axis.get_xlim()
-    bottom, _ = axis.get_ylim()
-    axis.plot([left + 0.1, left + 1.1], [bottom + 0.06] * 2, color=INK, linewidth=2.2, solid_capstyle="butt")
-    axis.text(left + 0.6, bottom + 0.1, "1 m", fontsize=8.5, color=INK, ha="center", va="bottom")
-
-
-def _show(axis: Any, panel: _Panel, picture: NDArray[np.uint8]) -> None:
-    axis.imshow(picture, extent=panel.raster.extent_m, interpolation="antialiased", zorder=2)
-    axis.set_xlim(panel.raster.extent_m[:2])
-    axis.set_ylim(panel.raster.extent_m[2:])
 
 
 def _draw_box(axis: Any, view: View, found: DetectedObject, rank: int) -> None:
@@ -245,12 +144,12 @@ def _draw_box(axis: Any, view: View, found: DetectedObject, rank: int) -> None:
 def _list_objects(figure: Any, objects: tuple[DetectedObject, ...]) -> None:
     """What the numbers mean, in rows below the pictures."""
     width, height = figure.get_size_inches()
-    column = (width - 2.2 - _LEFT_IN) / _COLUMNS
+    column = (width - 2.2 - LEFT_IN) / _COLUMNS
     rows = max(1, -(-len(objects) // _COLUMNS))
     if not objects:
-        figure.text(_LEFT_IN / width, 0.3 / height, "no object reaches the score asked for", fontsize=10, color=QUIET)
+        figure.text(LEFT_IN / width, 0.3 / height, "no object reaches the score asked for", fontsize=10, color=QUIET)
     for rank, found in enumerate(objects):
-        x = (_LEFT_IN + column * (rank % _COLUMNS)) / width
+        x = (LEFT_IN + column * (rank % _COLUMNS)) / width
         y = (0.30 + _ROW_IN * (rows - 1 - rank // _COLUMNS)) / height
         badge = {"boxstyle": "circle,pad=0.2", "facecolor": BOX_COLORS[rank % len(BOX_COLORS)], "edgecolor": "none"}
         figure.text(
@@ -301,31 +200,6 @@ def _heat(colors: NDArray[np.uint8], scores: NDArray[np.float32], low: float, hi
     return mixed
 
 
-def _grey(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Light greys that keep the map's structure and leave colour to the answer."""
-    luminance = rgb @ np.array([0.299, 0.587, 0.114])
-    grey = 120 + 115 * (luminance / 255) ** 0.7
-    return np.repeat(grey[:, None], 3, axis=1).astype(np.uint8)
-
-
-def _brighten(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Indoor pictures are dark: stretch the map's own brightness so that its lightest twentieth is nearly white."""
-    bright = np.percentile(rgb.max(axis=1), 95) if len(rgb) else 255.0
-    stretched = 250 * (rgb / max(float(bright), 64.0)).clip(0, 1) ** 0.85
-    return stretched.astype(np.uint8)
-
-
 def _shorten(text: str, limit: int = 60) -> str:
     single = " ".join(text.split())
     return single if len(single) <= limit else f"{single[: limit - 1]}…"
-
-
-def _save(figure: Any, path: str | Path) -> None:
-    target = Path(path)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Glyph .* missing")  # a text in a script the font lacks
-            figure.savefig(target)
-    except (OSError, ValueError) as error:
-        raise GeoPurifyError("picture", str(path), f"It cannot be written: {error}") from error

@@ -9,6 +9,7 @@ from geopurify_core.mapping.snapshot import MapSnapshot
 from geopurify_core.querying.results import DetectedObject, QueryResult
 from geopurify_core.render import View, below_ceiling, facing_viewer, paint, rasterise, without_specks
 from geopurify_core.viz import draw_map, draw_query
+from geopurify_core.viz_labels import LabelMap, draw_labels
 
 Z = np.array([0.0, 0.0, 1.0])
 
@@ -166,3 +167,49 @@ def test_a_foreign_answer_or_place_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(GeoPurifyError, match="written"):
         draw_map(snapshot(floor()), tmp_path / "file/x.png")
+
+
+NAMES, PALETTE = ("wall", "floor", "chair"), np.uint8([[0, 200, 200], [0, 0, 220], [220, 160, 0]])
+
+
+def near(path, color, within=40):
+    """How many pixels of a picture have about this colour (shading darkens it by less than a quarter)."""
+    with Image.open(path) as picture:
+        pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3).astype(int)
+    return int((np.abs(pixels - np.array(color)).max(axis=1) < within).sum())
+
+
+def test_label_maps_show_truth_answers_and_which_mistakes_are_mended_or_new(tmp_path):
+    map_ = snapshot(floor())
+    truth = np.arange(400) // 134  # a third of each
+    raw, mended, broken = np.where(truth == 2, 1, truth), truth.copy(), np.where(truth == 0, 2, truth)
+    red, green, violet = (214, 64, 54), (38, 150, 90), (112, 48, 160)
+    for name, answers, expected in (
+        ("right", [truth], (False, False, False)),
+        ("raw", [raw], (True, False, False)),
+        ("mended", [raw, mended], (True, True, False)),
+        ("broken", [raw, broken], (True, True, True)),
+    ):
+        path = tmp_path / f"{name}.png"
+        draw_labels(map_, LabelMap("truth", truth), [LabelMap("a", a) for a in answers], NAMES, PALETTE, path, Z)
+        assert tuple(near(path, color) > 4000 for color in (red, green, violet)) == expected, name
+    # truth and right answer have one third of each; the raw answer takes the chairs' third for floor
+    assert near(tmp_path / "raw.png", PALETTE[1]) > 1.3 * near(tmp_path / "right.png", PALETTE[1])
+    assert near(tmp_path / "right.png", PALETTE[2]) > 1.7 * near(tmp_path / "raw.png", PALETTE[2])
+
+
+def test_what_is_not_known_is_no_mistake_and_odd_label_maps_are_drawn(tmp_path):
+    map_, unknown = snapshot(floor()), np.full(400, -1)
+    draw_labels(map_, LabelMap("truth", unknown), [LabelMap("a", unknown + 1)], NAMES, PALETTE, tmp_path / "a.png")
+    assert near(tmp_path / "a.png", (214, 64, 54)) < 500, "nothing is known to be wrong"
+    empty, none = snapshot(np.zeros((0, 3))), np.zeros(0, int)
+    draw_labels(empty, LabelMap("truth", none), [LabelMap("a", none)], NAMES, PALETTE, tmp_path / "b.png")
+    draw_labels(snapshot([[3, 4, 5]]), LabelMap("$", unknown[:1]), [], NAMES, PALETTE, tmp_path / "c.png")
+    assert all((tmp_path / f"{name}.png").stat().st_size > 1000 for name in "abc")
+
+
+@pytest.mark.parametrize("labels", [np.zeros(3, int), np.full(400, 3), np.full(400, -2)])
+def test_labels_of_another_map_or_without_a_name_are_refused(tmp_path, labels):
+    truth = LabelMap("truth", np.zeros(400, int))
+    with pytest.raises(QueryError, match="labels"):
+        draw_labels(snapshot(floor()), truth, [LabelMap("a", labels)], NAMES, PALETTE, tmp_path / "x.png")
