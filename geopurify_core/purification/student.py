@@ -1,0 +1,217 @@
+"""The Student Affinity Network φ_S: one embedding for each voxel; similar embeddings mean one surface, one thing.
+
+GeoPurify, appendix A.1 and table 5: a 3³ convolution into the hidden width, four residual blocks of two 3³
+convolutions, a 1³ convolution to the embedding; all on the voxels that are there, all of stride 1. Parameter names and
+shapes are those of the released code on MinkowskiEngine, so its checkpoints load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from geopurify_core.errors import InvalidConfigError, PurificationError, SparseError
+from geopurify_core.sparse import CoordinateMap, SparseBatchNorm, SparseReLU, SparseTensor, SubmanifoldConv3d
+
+GEOMETRY_CHANNELS = 6  # r g b nx ny nz, after the semantic ones
+_MAP_BYTES = 27 * 8 + 64  # most kernel map and keys a voxel can cost
+
+Progress = Callable[[float], None]
+Cancelled = Callable[[], bool]
+
+
+class ResidualBlock(nn.Module):
+    """relu(x + norm2(conv2(relu(norm1(conv1(x))))))."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = SubmanifoldConv3d(channels, channels)
+        self.norm1 = SparseBatchNorm(channels)
+        self.conv2 = SubmanifoldConv3d(channels, channels)
+        self.norm2 = SparseBatchNorm(channels)
+
+    def first_half(self, x: SparseTensor) -> SparseTensor:
+        """relu(norm1(conv1(x)))."""
+        h = self.norm1(self.conv1(x))
+        return h.replace(h.features.relu_())  # type: ignore[no-any-return]
+
+    def second_half(self, h: SparseTensor, x: SparseTensor) -> SparseTensor:
+        """relu(x + norm2(conv2(h)))."""
+        h = self.norm2(self.conv2(h))
+        return h.replace(h.features.add_(x.features).relu_())
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        """(V, C) to (V, C) on the same voxels."""
+        return self.second_half(self.first_half(x), x)
+
+
+class StudentAffinityNetwork(nn.Module):
+    """φ_S: (V, in) features on voxels → (V, out) embeddings, not normalised (the affinity takes their cosine).
+
+    Args:
+        in_channels: Width of the map's features plus 6: ``[semantic | r g b | nx ny nz]``, see ``inputs.py``.
+        hidden: Width of the body; 512 as published, 64 to 128 for machines without a GPU (cost goes with its square).
+        out: Width of the embedding.
+        blocks: Residual blocks.
+
+    Raises:
+        InvalidConfigError: A width below 1 or a negative number of blocks.
+
+    Source: GeoPurify, appendix A.1; ``models/affinity_module.py`` of the released code.
+    """
+
+    def __init__(self, in_channels: int = 518, hidden: int = 512, out: int = 128, blocks: int = 4) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("in_channels", in_channels, 1), ("hidden", hidden, 1), ("out", out, 1), ("blocks", blocks, 0),
+        ):  # fmt: skip
+            if value < least:
+                raise InvalidConfigError(f"student.{name}", value, f"It must be {least} or more.")
+        self.in_channels, self.hidden, self.out, self.blocks = in_channels, hidden, out, blocks
+        self.input_layer = nn.Sequential(
+            SubmanifoldConv3d(in_channels, hidden), SparseBatchNorm(hidden), SparseReLU(inplace=True)
+        )
+        self.res_blocks = nn.Sequential(*(ResidualBlock(hidden) for _ in range(blocks)))
+        self.output_layer = SubmanifoldConv3d(hidden, out, kernel_size=1)
+
+    @property
+    def receptive_field(self) -> int:
+        """Voxels along each axis, in each direction, beyond which nothing changes an embedding: 9 for 4 blocks."""
+        return 1 + 2 * self.blocks
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are, and where inputs are moved to."""
+        return self.output_layer.kernel.device
+
+    def workspace_bytes(self, num_voxels: int) -> int:
+        """Most memory :meth:`embed` takes beside parameters, coordinates, input and output: three hidden activations,
+        and the neighbour lists of fully occupied surroundings."""
+        return num_voxels * (3 * 4 * self.hidden + _MAP_BYTES) + (64 << 20)
+
+    def forward(self, coords: Any, features: Any = None) -> Tensor:
+        """Embeddings in the order of the rows given; differentiable, batch statistics in train mode.
+
+        Args:
+            coords: (V, 3) integer voxel coordinates; numpy or torch. Or a :class:`SparseTensor` and nothing else, whose
+                coordinate map (and the neighbours it has found already) is then used as it is.
+            features: (V, in_channels) floating point. The two may be swapped: exactly one of them is integral.
+
+        Returns:
+            (V, out) on the network's device, in its dtype; not normalised.
+
+        Raises:
+            SparseError: Not exactly one of the two is integral; another number of rows or channels; coordinates twice
+                or beyond ±2^20; fewer than two voxels in train mode.
+            PurificationError: Some features are NaN or infinite.
+        """
+        x, back = self._prepared(coords, features)
+        if not len(x.coordinates):
+            return x.features.new_empty(0, self.out)
+        out = self._run(x, lambda _: None).features
+        return out if back is None else out[back]
+
+    def embed(
+        self, coords: Any, features: Any = None, *, progress: Progress | None = None, cancelled: Cancelled | None = None
+    ) -> Tensor:
+        """:meth:`forward` for inference: running statistics, no gradients, whatever mode the network is in.
+
+        Args:
+            coords, features: As for :meth:`forward`.
+            progress: Told the share done, in (0, 1], after each convolution.
+            cancelled: Asked after each convolution whether to stop.
+
+        Returns:
+            (V, out), bit for bit the same rows for any order of the input rows and any integer shift of ``coords``.
+
+        Raises:
+            SparseError, PurificationError: As :meth:`forward`; PurificationError also where it was cancelled.
+        """
+
+        def tick(share: float) -> None:
+            if progress is not None:
+                progress(share)
+            if cancelled is not None and cancelled():
+                raise PurificationError("student", "cancelled", "Ask again for its embeddings.")
+
+        was_training = self.training
+        self.eval()
+        try:
+            with torch.inference_mode():
+                x, back = self._prepared(coords, features)
+                if not len(x.coordinates):
+                    return x.features.new_empty(0, self.out)
+                out = self._run(x, tick).features
+                return out if back is None else out[back]
+        finally:
+            self.train(was_training)
+
+    def _run(self, x: SparseTensor, tick: Progress) -> SparseTensor:
+        convolutions = 1 + 2 * self.blocks
+        x = self.input_layer(x)
+        tick(1 / convolutions)
+        for i, block in enumerate(self.res_blocks):
+            h = block.first_half(x)
+            tick((2 + 2 * i) / convolutions)
+            x = block.second_half(h, x)
+            tick((3 + 2 * i) / convolutions)
+        out: SparseTensor = self.output_layer(x)
+        return out
+
+    def _prepared(self, coords: Any, features: Any) -> tuple[SparseTensor, Tensor | None]:
+        """The input in key order, checked, on the network's device; and the rows that undo the sorting, if it was any.
+
+        Neighbours in space are then neighbours in memory, and the sums are added in one order whatever the caller's.
+        """
+        if isinstance(coords, SparseTensor):
+            if features is not None:
+                raise SparseError("features", type(features).__name__, "A SparseTensor brings its own: give it alone.")
+            return coords.replace(self._checked(coords.features)), None
+        coords, features = _told_apart(_as_tensor(coords), _as_tensor(features))
+        coordinates = CoordinateMap(coords.to(self.device))
+        values = self._checked(features)
+        if len(values) != len(coordinates):
+            raise SparseError(
+                "features.shape", tuple(values.shape), f"Give one row for each of the {len(coordinates)} voxels."
+            )
+        if coordinates.is_sorted:
+            return SparseTensor(values, coordinates), None
+        order = coordinates.order
+        back = torch.empty_like(order)
+        back[order] = torch.arange(len(order), device=order.device)
+        return SparseTensor(values[order], CoordinateMap(coordinates.coords[order])), back
+
+    def _checked(self, features: Tensor) -> Tensor:
+        if features.dim() != 2 or features.shape[1] != self.in_channels:
+            raise SparseError(
+                "features.shape",
+                tuple(features.shape),
+                f"This student takes (V, {self.in_channels}): {self.in_channels - GEOMETRY_CHANNELS} semantic, r g b, "
+                "nx ny nz.",
+            )
+        values = features.to(self.device, self.output_layer.kernel.dtype)
+        if not bool(torch.isfinite(values.detach().sum(dim=1)).all()):
+            bad = int((~torch.isfinite(values)).any(dim=1).sum())
+            if bad:
+                raise PurificationError("features", f"{bad} of {len(values)} rows", "They hold NaN or infinite values.")
+        return values
+
+
+def _as_tensor(array: Any) -> Tensor:
+    if array is None:
+        raise SparseError("features", None, "Give coordinates and features, or one SparseTensor.")
+    return array if isinstance(array, Tensor) else torch.from_numpy(np.require(array, requirements=["C", "W"]))
+
+
+def _told_apart(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """(coords, features), however they came."""
+    integral = [not (t.is_floating_point() or t.is_complex() or t.dtype == torch.bool) for t in (first, second)]
+    if integral[0] == integral[1]:
+        raise SparseError(
+            "coords, features", (str(first.dtype), str(second.dtype)), "One must be integer, the other floating point."
+        )
+    return (first, second) if integral[0] else (second, first)
