@@ -6,10 +6,13 @@ enter it, and a mapper that fuses while it answers queries does exactly that.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import itertools
 import logging
 import os
+import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -24,6 +27,8 @@ Function = Callable[..., Any]
 
 HAVE_NUMBA = importlib.util.find_spec("numba") is not None
 _MAX_THREADS = 8
+_BACKGROUND_NICE = 10
+_this_thread = threading.local()
 
 
 def compiled(
@@ -74,9 +79,24 @@ def num_threads() -> int:
         return min(_MAX_THREADS, os.cpu_count() or 1)
 
 
-@lru_cache(maxsize=1)
-def _pool(_pid: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=num_threads(), thread_name_prefix="geopurify")
+def go_background() -> None:
+    """Let the calling thread, its chunks and the OpenMP threads it will start give way to every other thread.
+
+    Its chunks get a pool of their own: in the common one, those of a frame or a query would queue up behind them. The
+    system is asked for a lower priority where it has one for single threads (Linux; threads inherit it).
+    """
+    _this_thread.background = True
+    if sys.platform.startswith("linux"):
+        thread = threading.get_native_id()
+        with contextlib.suppress(OSError):  # a sandbox that forbids it: then it merely shares
+            os.setpriority(os.PRIO_PROCESS, thread, max(_BACKGROUND_NICE, os.getpriority(os.PRIO_PROCESS, thread)))
+
+
+@lru_cache(maxsize=2)
+def _pool(_pid: int, background: bool) -> ThreadPoolExecutor:
+    name = "geopurify-background" if background else "geopurify"
+    initializer = go_background if background else None
+    return ThreadPoolExecutor(max_workers=num_threads(), thread_name_prefix=name, initializer=initializer)
 
 
 def run_chunks(
@@ -98,4 +118,5 @@ def run_each(function: Callable[..., Any], calls: list[tuple[Any, ...]]) -> list
     """``function(*call)`` for each call, in threads; results in order of the calls."""
     if len(calls) == 1 or num_threads() == 1:
         return [function(*call) for call in calls]
-    return list(_pool(os.getpid()).map(lambda call: function(*call), calls))
+    pool = _pool(os.getpid(), getattr(_this_thread, "background", False))
+    return list(pool.map(lambda call: function(*call), calls))

@@ -1,0 +1,391 @@
+"""Purification beside a running mapper: the newest snapshot becomes a :class:`Purification`, on a thread of its own.
+
+Nothing waits for it. It holds the map's lock no longer than a snapshot takes, gives way to fusion and queries on the
+processor, and replaces its previous result in one step, so that a reader sees the old one or the new one, each whole.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from geopurify_core.config import PurificationConfig
+from geopurify_core.errors import NotAvailableError, PurificationError
+from geopurify_core.jit import go_background
+from geopurify_core.mapping.snapshot import MapSnapshot
+
+if TYPE_CHECKING:
+    from geopurify_core.purification.checkpoint import Student
+    from geopurify_core.purification.result import Purification
+
+log = logging.getLogger(__name__)
+
+_CLOSE_TIMEOUT_S = 2.0
+_ETA_FROM = 0.05  # an estimate from less than this share of the work is a guess
+
+
+class Compute(Protocol):
+    """What turns a snapshot into a purification: :func:`geopurify_core.purification.compute.purify_snapshot`."""
+
+    def __call__(
+        self,
+        snapshot: MapSnapshot,
+        student: Any,
+        config: PurificationConfig,
+        previous: Any = None,
+        progress: Callable[[str, float], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Any: ...
+
+
+class PurifyPolicy:
+    """When a running mapper purifies: not again within a period, and not before enough has changed.
+
+    Args:
+        config: ``period_s`` (0: never by itself) and ``dirty_fraction``.
+    """
+
+    def __init__(self, config: PurificationConfig) -> None:
+        self.period_s, self.dirty_fraction = config.period_s, config.dirty_fraction
+        self._ended_s: float | None = None
+
+    def due(self, now_s: float, changed_fraction: float) -> bool:
+        """Whether to purify now.
+
+        Args:
+            now_s: A monotonic clock, seconds.
+            changed_fraction: Share of the voxels changed since the newest purified map, 0..1; 1 where there is none.
+        """
+        if self.period_s <= 0 or changed_fraction <= 0 or changed_fraction < self.dirty_fraction:
+            return False
+        return self._ended_s is None or now_s - self._ended_s >= self.period_s
+
+    def ended(self, now_s: float) -> None:
+        """A run, successful or not, ended now. (From its end, not its start: a slow one leaves room between two.)"""
+        self._ended_s = now_s
+
+
+@dataclass(frozen=True)
+class PurifierStatus:
+    """What purification is doing, and what it has done.
+
+    Attributes:
+        state: ``off`` (``message`` says why), ``idle``, ``running``, or ``failed`` (the next run may succeed).
+        message: Why it is off, or why the last run failed or was stopped; empty while all is well.
+        step: What the running one is at.
+        progress: Share of the running one that is done, 0..1; 0 while none runs.
+        eta_s: Seconds left, guessed from the progress so far; None where there is nothing to guess from.
+        pending: Whether another run follows the running one.
+        runs: Purifications made so far.
+        stamp_ns: Newest observation in the newest purified map; 0 while there is none.
+        num_voxels: Its voxels.
+        mode: How it was made: ``full``, ``incremental``, or empty while there is none.
+        seconds: How long that took.
+        nbytes: Memory that it takes beside the map.
+    """
+
+    state: str
+    message: str = ""
+    step: str = ""
+    progress: float = 0.0
+    eta_s: float | None = None
+    pending: bool = False
+    runs: int = 0
+    stamp_ns: int = 0
+    num_voxels: int = 0
+    mode: str = ""
+    seconds: float = 0.0
+    nbytes: int = 0
+
+
+class Published:
+    """A finished purification, with room for what readers make of it once: both go when the next one comes.
+
+    Attributes:
+        result: The purification.
+        seconds: How long it took.
+        lock: Hold it to fill ``engine``.
+        engine: A query engine over it, for whoever asks first.
+    """
+
+    def __init__(self, result: Purification, seconds: float) -> None:
+        self.result, self.seconds = result, seconds
+        self.lock = threading.Lock()
+        self.engine: Any = None
+
+
+class _Job:
+    """One run and those who wait for it."""
+
+    def __init__(self) -> None:
+        self.future: Future[Any] = Future()
+        self.stopped = False
+        self.step, self.progress = "", 0.0
+        self.started_s = 0.0
+
+    def stop(self, reason: str) -> None:
+        """Drop whatever it will bring. (Callers hold the purifier's lock.)"""
+        if not self.stopped:
+            self.stopped = True
+            self.future.set_exception(PurificationError("purify", "stopped", reason))
+
+    def is_stopped(self) -> bool:
+        return self.stopped
+
+    def report(self, step: str, progress: float) -> None:
+        """Told by the computation; ends it here, should it not have looked whether it is wanted any more."""
+        if self.stopped:
+            raise PurificationError("purify", "stopped", "Its result is not wanted any more.")
+        self.step, self.progress = str(step), min(max(float(progress), 0.0), 1.0)
+
+
+class Purifier:
+    """Purifies on request; one run at a time, at most one waiting, each on the newest snapshot when it starts.
+
+    The thread exists only while there is something to do, so a purifier that is forgotten leaves none behind.
+
+    Args:
+        student: The Student Affinity Network for the map's backbone.
+        config: Settings of the runs.
+        snapshot_source: Gives the newest snapshot; the only thing here that may take the map's lock.
+        compute: What does the work; by default :func:`~geopurify_core.purification.compute.purify_snapshot`.
+        clock: Seconds, monotonic.
+
+    Attributes:
+        policy: When :meth:`maybe_request` makes a request.
+    """
+
+    def __init__(
+        self,
+        student: Student,
+        config: PurificationConfig,
+        snapshot_source: Callable[[], MapSnapshot],
+        *,
+        compute: Compute | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.student, self.config = student, config
+        self.policy = PurifyPolicy(config)
+        self._source, self._compute, self._clock = snapshot_source, compute or _default_compute(), clock
+        self._changed = threading.Condition()
+        self._running: _Job | None = None
+        self._pending: _Job | None = None
+        self._thread: threading.Thread | None = None
+        self._published: Published | None = None
+        self._failed = False
+        self._message = ""
+        self._runs = 0
+        self._closed = False
+
+    # -- ask ---------------------------------------------------------------------------------------------------------
+
+    def request(self) -> bool:
+        """Purify the map as it is now or later, without waiting; False if this purifier is closed."""
+        return self._submit() is not None
+
+    def maybe_request(self, changed_fraction: float) -> bool:
+        """Make a request if the policy says so and none is being served; whether it did."""
+        if self.busy or not self.policy.due(self._clock(), changed_fraction):
+            return False
+        return self.request()
+
+    def purify(self, timeout_s: float | None = None) -> Purification:
+        """Purify the map as it is now, and wait for it; the newest result itself if the map has not changed since.
+
+        Args:
+            timeout_s: Longest wait; the run goes on after it. None waits as long as it takes.
+
+        Raises:
+            PurificationError: It took too long, was cancelled, or the map was replaced; or what the computation raises.
+            NotAvailableError: This purifier is closed.
+        """
+        job = self._submit()
+        if job is None:
+            raise NotAvailableError("purify", "closed", "Make a new mapper.")
+        try:
+            result: Purification = job.future.result(timeout_s)
+        except FutureTimeoutError as error:
+            if job.future.done():  # the computation itself ran into a time limit
+                raise
+            raise PurificationError(
+                "purify.timeout_s", timeout_s, "It goes on in the background: wait for it, or ask again."
+            ) from error
+        return result
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until nothing runs or is pending; False if that took longer."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._running is None and self._pending is None, timeout_s)
+
+    def _submit(self) -> _Job | None:
+        with self._changed:
+            if self._closed:
+                return None
+            if self._pending is None:
+                self._pending = _Job()
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._work, name="geopurify-purifier", daemon=True)
+                    self._thread.start()
+            return self._pending
+
+    # -- stop --------------------------------------------------------------------------------------------------------
+
+    def cancel(self) -> bool:
+        """Stop the running purification and forget the pending one; False if there was neither. Does not wait."""
+        with self._changed:
+            return self._stop("It was cancelled: ask again.")
+
+    def reset(self) -> None:
+        """The map was replaced: drop the result, and stop what is being made of the old map."""
+        with self._changed:
+            self._stop("The map was reset or loaded meanwhile: ask again.")
+            self._published = None
+            self._failed, self._message = False, ""
+
+    def close(self, timeout_s: float = _CLOSE_TIMEOUT_S) -> bool:
+        """Stop for good and drop the result; whether the thread ended in time (it is a daemon, and ends by itself)."""
+        with self._changed:
+            self._closed = True
+            self._stop("The mapper was closed.")
+            self._published = None
+            thread = self._thread
+        if thread is None or thread is threading.current_thread():
+            return True
+        thread.join(timeout_s)
+        if thread.is_alive():
+            log.warning("the purification that was running has not stopped within %.1f s", timeout_s)
+        return not thread.is_alive()
+
+    def _stop(self, reason: str) -> bool:
+        jobs = [job for job in (self._running, self._pending) if job is not None and not job.stopped]
+        for job in jobs:
+            job.stop(reason)
+        self._pending = None
+        if jobs:
+            self._message = reason
+        self._changed.notify_all()
+        return bool(jobs)
+
+    # -- look --------------------------------------------------------------------------------------------------------
+
+    @property
+    def published(self) -> Published | None:
+        """The newest result with its engine, or None before the first. Read it once and use what you got."""
+        return self._published
+
+    @property
+    def latest(self) -> Purification | None:
+        """The newest result, or None before the first."""
+        published = self._published
+        return None if published is None else published.result
+
+    @property
+    def busy(self) -> bool:
+        """Whether something runs or is pending."""
+        return self._running is not None or self._pending is not None
+
+    @property
+    def status(self) -> PurifierStatus:
+        """What it does and has done, at one moment."""
+        with self._changed:
+            job, published = self._running, self._published
+            state = "off" if self._closed else "running" if self.busy else "failed" if self._failed else "idle"
+            values: dict[str, Any] = {"message": self._message, "pending": self._pending is not None}
+            if job is not None:
+                values.update(
+                    step="stopping" if job.stopped else job.step, progress=job.progress, eta_s=self._eta_s(job)
+                )
+            runs = self._runs
+        if published is not None:
+            result = published.result
+            values.update(
+                stamp_ns=result.snapshot.stamp_ns,
+                num_voxels=len(result.snapshot),
+                mode=result.report.mode,
+                seconds=published.seconds,
+                nbytes=result.nbytes,
+            )
+        return PurifierStatus(state=state, runs=runs, **values)
+
+    def _eta_s(self, job: _Job) -> float | None:
+        if job.stopped or job.progress < _ETA_FROM:
+            return None
+        return (self._clock() - job.started_s) * (1.0 - job.progress) / job.progress
+
+    # -- the thread --------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        go_background()
+        while (job := self._next()) is not None:
+            try:
+                self._run(job)
+            except BaseException as error:  # whatever it was, the next request is served
+                self._end_failed(job, error)
+
+    def _next(self) -> _Job | None:
+        with self._changed:
+            self._running, self._pending = self._pending, None
+            if self._running is None:
+                self._thread = None
+            else:
+                self._running.started_s = self._clock()
+                self._message = ""
+            self._changed.notify_all()
+            return self._running
+
+    def _run(self, job: _Job) -> None:
+        started_s = self._clock()
+        snapshot = self._source()
+        previous = self.latest
+        if previous is not None and previous.snapshot.version == snapshot.version:
+            self._end(job, self._published)
+            return
+        result = self._compute(
+            snapshot, self.student, self.config, previous=previous, progress=job.report, cancelled=job.is_stopped
+        )
+        self._end(job, Published(result, self._clock() - started_s))
+
+    def _end(self, job: _Job, published: Published | None) -> None:
+        with self._changed:
+            self._running = None
+            self._failed = False
+            self.policy.ended(self._clock())
+            if not job.stopped and published is not None:
+                self._runs += published is not self._published
+                self._published = published
+                job.future.set_result(published.result)
+            self._changed.notify_all()
+
+    def _end_failed(self, job: _Job, error: BaseException) -> None:
+        with self._changed:
+            self._running = None
+            self.policy.ended(self._clock())
+            if not job.stopped:
+                news = str(error) or type(error).__name__
+                level = logging.DEBUG if self._failed and news == self._message else logging.WARNING
+                log.log(level, "purification failed: %s", news, exc_info=log.isEnabledFor(logging.DEBUG))
+                self._failed, self._message = True, news
+                job.stopped = True
+                job.future.set_exception(_without_frames(error))
+            self._changed.notify_all()
+
+
+def _without_frames(error: BaseException) -> BaseException:
+    """The error without its tracebacks: their frames would keep snapshots and results alive as long as it is."""
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
+    return error
+
+
+def _default_compute() -> Compute:
+    from geopurify_core.purification.compute import purify_snapshot
+
+    return purify_snapshot
