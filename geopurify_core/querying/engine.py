@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,11 @@ from geopurify_core.querying.colour import MapColours, ParsedText, parse_text
 from geopurify_core.querying.instances import SizePrior, find_objects
 from geopurify_core.querying.results import DetectedObject, QueryResult
 from geopurify_core.querying.scores import ContrastBank, FeatureIndex, TextDirection, contrast_nouns
+from geopurify_core.querying.sources import DenseRows, FeatureSource, PooledScores
 from geopurify_core.vision.base import SemanticBackbone
+
+if TYPE_CHECKING:
+    from geopurify_core.purification.result import Purification
 
 _COLOUR_SPREAD_FLOOR = 0.15
 _COLOUR_LIMIT = 3.0
@@ -44,12 +49,19 @@ class QueryEngine:
         snapshot: The map to ask.
         encoder: Only ``encode_text``, ``feature_dim`` and ``text_fingerprint`` are used.
         config: Limits and weights.
+        source: Products with the map's features, in the snapshot's order; by default with the rows it holds.
 
     Raises:
         QueryError: The encoder's text space is not the map's.
     """
 
-    def __init__(self, snapshot: MapSnapshot, encoder: SemanticBackbone, config: QueryConfig | None = None) -> None:
+    def __init__(
+        self,
+        snapshot: MapSnapshot,
+        encoder: SemanticBackbone,
+        config: QueryConfig | None = None,
+        source: FeatureSource | None = None,
+    ) -> None:
         if len(snapshot) and snapshot.feature_dim != encoder.feature_dim:
             raise QueryError(
                 "encoder.feature_dim", encoder.feature_dim, f"The map's features have {snapshot.feature_dim} channels."
@@ -57,8 +69,22 @@ class QueryEngine:
         self.snapshot = snapshot
         self.config = config or QueryConfig()
         self._encoder = encoder
+        self._source = source or DenseRows(snapshot.features, snapshot.weight)
         self._lock = threading.RLock()
         self._colours = MapColours(snapshot.rgb, snapshot.coords)
+
+    @classmethod
+    def of_purification(
+        cls, purification: Purification, encoder: SemanticBackbone, config: QueryConfig | None = None
+    ) -> QueryEngine:
+        """An engine over purified features, kept as rows or (``pool: scores``) pooled text by text.
+
+        Its ``snapshot`` has the rows in key order in the first case, in the raw map's order in the second.
+        """
+        if purification.features is not None:
+            return cls(purification.as_snapshot(), encoder, config)
+        pooled = PooledScores(purification)
+        return cls(pooled.snapshot, encoder, config, pooled)
 
     def query(
         self, texts: Sequence[str], max_objects: int | None = None, min_score: float | None = None
@@ -77,7 +103,7 @@ class QueryEngine:
         limit = check_max_objects(max_objects, self.config)
         least = check_min_score(min_score, self.config)
         if not len(self.snapshot):
-            return [QueryResult(text, np.zeros(0, dtype=np.float32), ()) for text in checked]
+            return [QueryResult(text, np.zeros(0, dtype=np.float32), (), self.snapshot) for text in checked]
         parsed = [parse_text(text) for text in checked]
         directions = self._directions(parsed)
         scores = self._index.scores(directions)
@@ -86,11 +112,11 @@ class QueryEngine:
             combined = self._combine(row, item)
             objects = self._objects(item.text, combined, direction)
             kept = tuple(found for found in objects if found.score >= least)[:limit]
-            results.append(QueryResult(item.text, combined, kept))
+            results.append(QueryResult(item.text, combined, kept, self.snapshot))
         return results
 
     def segment(self, labels: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """The best of ``labels`` for every voxel.
+        """The best of ``labels`` for every voxel of ``snapshot``.
 
         Returns:
             (N,) int32 index into ``labels``, −1 where nothing was seen, and (N,) float32 softmax confidence in [0, 1].
@@ -159,7 +185,7 @@ class QueryEngine:
 
     @cached_property
     def _lazy_index(self) -> FeatureIndex:
-        return FeatureIndex(self.snapshot.features, self.snapshot.weight, self._bank)
+        return FeatureIndex(self._source, self._bank)
 
     @property
     def _up(self) -> NDArray[np.float64]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from geopurify_core.mapping.snapshot import MapSnapshot
+
 
 @dataclass(frozen=True)
 class DetectedObject:
@@ -44,8 +46,11 @@ class QueryResult:
         text: The query text.
         scores: (N,) float32, one for each voxel of the snapshot that was asked.
         objects: Best first.
+        snapshot: The map that was asked, whose rows ``scores`` and ``voxels`` number; ``snapshot.purified`` tells
+            whether by its purified features. (Its memory is not used again while an answer holds it.)
     """
 
     text: str
     scores: NDArray[np.float32]
     objects: tuple[DetectedObject, ...]
+    snapshot: MapSnapshot | None = field(default=None, repr=False, compare=False)

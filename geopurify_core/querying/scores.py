@@ -23,7 +23,7 @@ from importlib import resources
 import numpy as np
 from numpy.typing import NDArray
 
-from geopurify_core.querying.products import dots, mean_dot_and_length
+from geopurify_core.querying.sources import FeatureSource
 
 _MIN_STD = 0.02
 _MIN_DISTANCE = 1e-3
@@ -109,17 +109,17 @@ class ContrastBank:
 
 
 class FeatureIndex:
-    """What all queries of one snapshot share: its features, and per voxel |f|, |u − μ| and certainty.
+    """What all queries of one snapshot share: the source of its products, and per voxel |u − μ| and certainty.
 
     Args:
-        features: (N, C) float16 rows of the map; referenced, not copied.
-        weight: (N,) float32 observation weights.
+        source: Products with the features of the map, and their weights.
         bank: The contrast bank in the same space.
     """
 
-    def __init__(self, features: NDArray[np.float16], weight: NDArray[np.float32], bank: ContrastBank) -> None:
-        self._features = features
-        projection, length = mean_dot_and_length(features, bank.mean)
+    def __init__(self, source: FeatureSource, bank: ContrastBank) -> None:
+        self._source = source
+        weight = source.weight
+        projection, length = source.mean_dot_and_length(bank.mean)
         inverse = np.where(length > 0, 1.0 / np.maximum(length, 1e-12), 0.0).astype(np.float32)
         mean_square = float(bank.mean @ bank.mean)
         distance = np.sqrt(np.maximum(1.0 - 2.0 * projection * inverse + mean_square, _MIN_DISTANCE**2))
@@ -133,7 +133,7 @@ class FeatureIndex:
 
     def centred_cosines(self, directions: list[TextDirection]) -> NDArray[np.float32]:
         """cc(f, t) for every text and voxel, (n, N) float32."""
-        result = dots(self._features, np.stack([direction.vector for direction in directions]))
+        result = self._source.dots(np.stack([direction.vector for direction in directions]))
         for row, direction in zip(result, directions, strict=True):
             row *= self._gain
             row -= np.float32(direction.offset) * self._inverse_distance

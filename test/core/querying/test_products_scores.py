@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from geopurify_core.querying.products import dots, mean_dot_and_length
 from geopurify_core.querying.scores import ContrastBank, FeatureIndex, contrast_nouns
+from geopurify_core.querying.sources import DenseRows
 
 
 def unit(rows: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -78,7 +79,7 @@ def test_scores_equal_the_naive_loop() -> None:
     features[5] = 0
     weight = rng.uniform(0.1, 30, 200).astype(np.float32)
     prepared = ContrastBank(bank, np.ones(40))
-    fast = FeatureIndex(features, weight, prepared).scores([prepared.direction(text) for text in texts])
+    fast = FeatureIndex(DenseRows(features, weight), prepared).scores([prepared.direction(text) for text in texts])
     for row, text in zip(fast, texts, strict=True):
         np.testing.assert_allclose(row, naive_scores(features, weight, bank, text), atol=2e-4)
     assert (fast[:, 5] == 0).all()
@@ -90,7 +91,7 @@ def test_a_common_component_of_all_texts_does_not_matter() -> None:
     common = rng.standard_normal(48)
     bank = unit(rng.standard_normal((40, 48)) + 3 * common)
     prepared = ContrastBank(bank, np.ones(40))
-    index = FeatureIndex(bank[:5].astype(np.float16), np.ones(5, np.float32), prepared)
+    index = FeatureIndex(DenseRows(bank[:5].astype(np.float16), np.ones(5, np.float32)), prepared)
     raw = bank[:5] @ bank[:5].T
     scores = index.scores([prepared.direction(text) for text in bank[:5]])
     assert raw[~np.eye(5, dtype=bool)].min() > 0.7  # raw cosines are compressed …
