@@ -1,0 +1,122 @@
+"""What must hold before a purification starts: the map fits the student, the numbers are numbers, memory suffices."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from geopurify_core.config import PurificationConfig
+from geopurify_core.errors import MapMismatchError, NotAvailableError, PurificationError, StudentError
+from geopurify_core.mapping.keys import NO_KEY, pack_keys
+from geopurify_core.mapping.snapshot import MapSnapshot
+from geopurify_core.purification.student import GEOMETRY_CHANNELS
+from geopurify_core.purification.whole import CHANNEL_BLOCK, COLUMNS_AT_ONCE
+
+if TYPE_CHECKING:
+    from geopurify_core.purification.checkpoint import Student
+
+_ROWS_AT_ONCE = 16_384
+_HALF_EXPONENT = np.uint16(0x7C00)  # all ones where a half is infinite or not a number
+_BASE_BYTES = 96 << 20  # code buffers of convolution and search, whatever the size of the map
+
+
+def check_fit(snapshot: MapSnapshot, student: Student) -> None:
+    """The student was made for this map.
+
+    Raises:
+        MapMismatchError: The map is purified already.
+        StudentError: The student was trained for another backbone, or takes features of another width.
+    """
+    if snapshot.purified:
+        raise MapMismatchError("map.purified", snapshot.purified, "Purify the raw map; this one is purified already.")
+    if student.network.in_channels != snapshot.feature_dim + GEOMETRY_CHANNELS:
+        raise StudentError(
+            "student.in_channels",
+            student.network.in_channels,
+            f"The map's {snapshot.feature_dim} channels need {snapshot.feature_dim + GEOMETRY_CHANNELS}.",
+        )
+    if student.backbone and student.backbone != snapshot.backbone:
+        raise StudentError(
+            "student.backbone", student.backbone, f"The map was made with {snapshot.backbone}: use its student."
+        )
+
+
+def check_features(snapshot: MapSnapshot) -> None:
+    """Every feature is finite, every voxel in reach and there once.
+
+    Raises:
+        PurificationError: Some are not.
+    """
+    bad = 0
+    for low in range(0, len(snapshot), _ROWS_AT_ONCE):
+        bits = np.ascontiguousarray(snapshot.features[low : low + _ROWS_AT_ONCE]).view(np.uint16)
+        bad += int(((bits & _HALF_EXPONENT) == _HALF_EXPONENT).any(axis=1).sum())
+    if bad:
+        raise PurificationError(
+            "map.features", f"{bad} of {len(snapshot)} rows", "They hold NaN or infinite values: map again."
+        )
+
+
+def key_order(snapshot: MapSnapshot) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(keys ascending, order) such that ``pack_keys(coords)[order] == keys``; both (N,) int64.
+
+    Raises:
+        PurificationError: A voxel out of reach, or there twice.
+    """
+    keys = pack_keys(snapshot.coords)
+    order = np.argsort(keys, kind="stable").astype(np.int64, copy=False)
+    keys = keys[order]
+    if len(keys) and (keys[0] == NO_KEY or bool((keys[1:] == keys[:-1]).any())):
+        raise PurificationError("map.coords", "a voxel out of reach or held twice", "Save the map again at its source.")
+    return keys, order
+
+
+def needed_bytes(snapshot: MapSnapshot, student: Student, config: PurificationConfig) -> int:
+    """Most memory a full purification takes beside the snapshot and the student's parameters: an estimate from above.
+
+    What stays (affinity, embeddings, features, sketch), plus the largest of what passes: the student's inputs and
+    activations, or two copies of a block of channels.
+    """
+    rows, channels = len(snapshot), snapshot.feature_dim
+    network = student.network
+    stays = 4 * network.out + 8 * config.neighbors + 4 * COLUMNS_AT_ONCE + 64
+    stays += 2 * channels if config.pool == "features" else 0
+    student_passes = 4 * 2 * network.in_channels * rows + network.workspace_bytes(rows)
+    pooling_passes = 4 * 3 * max(CHANNEL_BLOCK, COLUMNS_AT_ONCE) * rows
+    return rows * stays + max(student_passes, pooling_passes) + _BASE_BYTES
+
+
+def check_budget(snapshot: MapSnapshot, student: Student, config: PurificationConfig, held_bytes: int = 0) -> None:
+    """Purification fits into ``config.budget_mb``; ``held_bytes`` are those of the previous one.
+
+    Raises:
+        PurificationError: It does not; says how much is needed.
+    """
+    need_mb = -(-(needed_bytes(snapshot, student, config) + held_bytes) // (1 << 20))
+    if need_mb > config.budget_mb:
+        raise PurificationError(
+            "purification.budget_mb",
+            config.budget_mb,
+            f"{len(snapshot)} voxels need about {need_mb} MiB: raise it, lower map.budget_mb, use larger voxels, a "
+            "narrower student, or purification.pool: scores.",
+        )
+
+
+def resolve_device(config: PurificationConfig) -> str:
+    """``"cpu"`` or ``"cuda"``. Raises NotAvailableError where CUDA is demanded and absent."""
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise NotAvailableError("purification.device", "cuda", "There is no CUDA device here: use auto or cpu.")
+    if config.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return config.device
+
+
+def fingerprint(student: Student, config: PurificationConfig) -> str:
+    """Student and settings as one text; equal texts mean comparable purifications."""
+    return (
+        f"{student.fingerprint}|k={config.neighbors}|steps={config.resolved_steps}"
+        f"|sharpening={config.resolved_sharpening:g}"
+    )
