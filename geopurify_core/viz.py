@@ -84,7 +84,7 @@ def draw_query(
         save(empty_figure(title, "The map is empty."), path)
         return
     objects = result.objects[:max_objects]
-    count = f"{len(result.objects)} object{'s' * (len(result.objects) != 1)}"
+    count = f"{len(result.objects)} object{'s' * (len(result.objects) != 1)}{' · purified' * bool(snapshot.purified)}"
     facts = f"{count} · {len(snapshot):,} voxels of {snapshot.voxel_size_m * 100:g} cm · frame “{snapshot.frame_id}”"
     direction = estimate_up(snapshot) if up is None else unit_up(up)
     panels = choose_panels(snapshot, direction, _interest(len(snapshot), objects))

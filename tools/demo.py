@@ -11,16 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from demo_graph import ROOT, Client, DemoError, private_network, running
+from demo_judge import QUESTIONS, count_right, judge
 
-# What is asked, and which of the apartment's classes would be a right answer.
-QUESTIONS: dict[str, tuple[str, ...]] = {
-    "somewhere to sleep": ("bed",),
-    "a place to sit": ("chair", "sofa"),
-    "toilet": ("toilet",),
-    "keep food cold": ("refrigerator",),
-    "bathtub": ("bathtub",),
-    "bookshelf": ("bookshelf",),
-}
+RAW_MAP, PURIFIED_MAP = "map.safetensors", "map_purified.safetensors"
+UP = (0.0, 0.0, 1.0)
 
 
 def main() -> int:
@@ -34,7 +28,7 @@ def main() -> int:
     except DemoError as error:
         _say(f"[red]{error}[/red] Look into {_shown(out)}/logs/.")
         return 1
-    _draw(out, report)
+    _draw(out, report, arguments.seed)
     (out / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     _print_report(report, out)
     return 0
@@ -49,7 +43,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _run_graph(arguments: argparse.Namespace, out: Path) -> dict[str, Any]:
-    """Start the nodes, follow the walk, ask on the way and at the end, save the map."""
+    """Start the nodes, follow the walk, ask on the way and at the end, purify, ask again, save both maps."""
     import rclpy
 
     logs = out / "logs"
@@ -90,7 +84,9 @@ def _follow(client: Client, player: Any, frames: int) -> list[float]:
         while player.poll() is None:
             client.listen(0.5)
             status = client.status
-            progress.update(task, completed=status.frames_integrated, voxels=f"{status.num_voxels:,} voxels")
+            purified = status.purification.num_voxels
+            words = f"{status.num_voxels:,} voxels" + (f", {purified:,} purified on the way" if purified else "")
+            progress.update(task, completed=status.frames_integrated, voxels=words)
             if status.frames_integrated > (len(live_ms) + 1) * frames / 8:
                 live_ms.append(client.query(["chair"])[1])
     if player.returncode != 0:
@@ -100,19 +96,18 @@ def _follow(client: Client, player: Any, frames: int) -> list[float]:
 
 
 def _ask(client: Client, arguments: argparse.Namespace, out: Path) -> dict[str, Any]:
-    """Every question through the service, the labelled map, and the saved file; judged against the ground truth."""
+    """Everything through the services, of the raw map and then of the purified one, judged against the ground truth."""
     from geopurify_core.datasets.synthetic import SyntheticDataset
     from geopurify_core.mapping.store import load_map
 
     status = client.status
-    answer, query_ms = client.query(list(QUESTIONS))
-    client.save(out / "map.safetensors")
-    snapshot = load_map(out / "map.safetensors")
     truth = SyntheticDataset(arguments.seed, num_frames=1)
-    return {
+    raw = judge(client, truth, purified=False)
+    client.save(out / RAW_MAP)
+    snapshot = load_map(out / RAW_MAP)
+    report = {
         "dataset": truth.name,
         "backbone": snapshot.backbone,
-        "purified": None,
         "mapping": {
             "frames": int(status.frames_integrated),
             "frames_dropped": int(status.frames_dropped),
@@ -120,60 +115,46 @@ def _ask(client: Client, arguments: argparse.Namespace, out: Path) -> dict[str, 
             "voxels": len(snapshot),
             "voxel_size_m": snapshot.voxel_size_m,
             "map_bytes": int(status.bytes),
+            "purified_on_the_way": int(status.purification.num_purified),
         },
-        "query_ms": round(query_ms, 1),
-        "semantic": _judge_labels(client, truth),
-        "queries": {text: _judge_objects(text, answer, truth) for text in QUESTIONS},
+        **raw,
+        "purified": None,
+    }
+    if status.purification.state == "off":
+        _say(f"[yellow]Nothing is purified:[/yellow] {status.purification.message}")
+        return report
+    purified = _purify(client)
+    purified |= judge(client, truth, purified=True)
+    client.save(out / PURIFIED_MAP, purified=True)
+    semantic = purified.pop(
+        "semantic"
+    )  # its figures stand beside the rest, so that report["purified"]["miou"] is short
+    gain = {name: semantic[name] - raw["semantic"][name] for name in ("miou", "macc", "accuracy")}
+    gain["first_is_right"] = count_right(purified["queries"]) - count_right(raw["queries"])
+    report["purified"] = semantic | purified | {"gain": gain}
+    return report
+
+
+def _purify(client: Client) -> dict[str, Any]:
+    """Purify what has been mapped, with a progress bar; how long it took."""
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    with Progress("Purifying", BarColumn(), TextColumn("{task.fields[step]}")) as progress:
+        task = progress.add_task("purify", total=1.0, step="")
+        answer = client.purify(lambda now: progress.update(task, completed=now.progress, step=now.step))
+        progress.update(
+            task, completed=1.0, step=f"{answer.num_voxels:,} voxels in {answer.seconds:.1f} s ({answer.mode})"
+        )
+    return {
+        "seconds": round(answer.seconds, 2),
+        "mode": answer.mode,
+        "voxels": int(answer.num_voxels),
+        "bytes": int(client.status.purification.bytes),
     }
 
 
-def _judge_labels(client: Client, truth: Any) -> dict[str, Any]:
-    """mIoU and mAcc of ~/segment against the apartment, over the ScanNet-20 classes that stand in it."""
-    import numpy as np
-
-    from geopurify_core.evaluation.metrics import confusion_matrix, scores
-    from geopurify_core.labels import load_label_set
-    from geopurify_ros.clouds import cloud_points, cloud_rows
-
-    names = list(load_label_set("scannet20").names)
-    cloud = client.segment(names).cloud
-    points, predicted = cloud_points(cloud), cloud_rows(cloud)["label"]
-    expected = truth.ground_truth(points)
-    index = np.array([names.index(name) if name in names else 255 for name in truth.class_names] + [255] * 256)
-    confusion = confusion_matrix(index[expected], predicted, len(names))
-    result = scores(confusion, names)
-    return {"miou": result.miou, "macc": result.macc, "accuracy": result.accuracy, "iou": result.iou}
-
-
-def _judge_objects(text: str, answer: Any, truth: Any) -> dict[str, Any]:
-    """The answers to one text, and the class that most of each one's voxels really belong to."""
-    from geopurify_ros.clouds import cloud_points, cloud_rows
-
-    points, instance = cloud_points(answer.cloud), cloud_rows(answer.cloud)["instance"]
-    rows = []
-    for item in (item for item in answer.objects if item.text == text):
-        centre, size = item.pose.position, item.size
-        rows.append(
-            {
-                "score": round(item.score, 3),
-                "center_m": [round(v, 3) for v in (centre.x, centre.y, centre.z)],
-                "size_m": [round(v, 3) for v in (size.x, size.y, size.z)],
-                "num_voxels": item.num_voxels,
-                "really": _majority(truth.ground_truth(points[instance == item.instance]), truth.class_names),
-            }
-        )
-    right = bool(rows) and rows[0]["really"] in QUESTIONS[text]
-    return {"first_is_right": right, "right_answers": list(QUESTIONS[text]), "objects": rows}
-
-
-def _majority(classes: Any, names: tuple[str, ...]) -> str:
-    """The most frequent class, unlabelled points (255) aside."""
-    known = classes[classes < len(names)].tolist()
-    return names[max(set(known), key=known.count)] if known else "nothing"
-
-
-def _draw(out: Path, report: dict[str, Any]) -> None:
-    """The pictures and the labelled cloud, from the saved map alone, as any other program could make them."""
+def _draw(out: Path, report: dict[str, Any], seed: int) -> None:
+    """The pictures and the labelled cloud, from the saved maps alone, as any other program could make them."""
     from geopurify_core.export import write_cloud
     from geopurify_core.labels import load_label_set
     from geopurify_core.mapping.store import load_map
@@ -181,30 +162,80 @@ def _draw(out: Path, report: dict[str, Any]) -> None:
     from geopurify_core.vision import load_backbone
     from geopurify_core.viz import draw_map, draw_query
 
-    snapshot = load_map(out / "map.safetensors")
-    engine = QueryEngine(snapshot, load_backbone("nano"))
     _say("Drawing …")
-    up = (0.0, 0.0, 1.0)
-    draw_map(snapshot, out / "map.png", up, title=report["dataset"])
-    for result in engine.query(list(QUESTIONS), max_objects=5):
-        draw_query(snapshot, result, out / f"query_{_slug(result.text)}.png", up)
-    labels = load_label_set("scannet20")
-    label, confidence = engine.segment(list(labels.names))
-    write_cloud(snapshot, out / "semantic.ply", labels.names, label, confidence, labels.palette)
+    backbone, labels = load_backbone("nano"), load_label_set("scannet20")
+    found = []
+    for name in (RAW_MAP, PURIFIED_MAP) if report["purified"] else (RAW_MAP,):
+        snapshot = load_map(out / name)
+        engine = QueryEngine(snapshot, backbone)
+        found.append((snapshot, *engine.segment(list(labels.names))))
+    draw_map(snapshot, out / "map.png", UP, title=report["dataset"])
+    for result in engine.query(list(QUESTIONS), max_objects=5):  # the purified map, where there is one
+        draw_query(snapshot, result, out / f"query_{_slug(result.text)}.png", UP)
+    write_cloud(snapshot, out / "semantic.ply", labels.names, *found[-1][1:], labels.palette)
+    _draw_labels(out, report, found, labels, seed)
+
+
+def _draw_labels(out: Path, report: dict[str, Any], found: list[Any], labels: Any, seed: int) -> None:
+    """Ground truth, raw and purified labels side by side. The rows of the two maps are in different orders."""
+    import numpy as np
+
+    from geopurify_core.datasets.synthetic import SyntheticDataset
+    from geopurify_core.mapping.keys import pack_keys
+    from geopurify_core.viz_labels import LabelMap, draw_labels
+
+    truth = SyntheticDataset(seed, num_frames=1)
+    orders = [np.argsort(pack_keys(snapshot.coords)) for snapshot, *_ in found]
+    snapshot = found[-1][0]
+    index = np.array([labels.names.index(n) if n in labels.names else -1 for n in truth.class_names] + [-1] * 256)
+    really = np.empty(len(snapshot), dtype=np.int64)
+    really[orders[-1]] = index[truth.ground_truth(snapshot.centers_m[orders[-1]])]
+    answers = []
+    for (words, figures), order, item in zip(_figures(report), orders, found, strict=True):
+        rows = np.empty(len(snapshot), dtype=np.int64)
+        rows[orders[-1]] = item[1][order]
+        answers.append(LabelMap(f"{words}: mIoU {figures['miou']:.3f}, mAcc {figures['macc']:.3f}", rows))
+    title = f"{report['dataset']}: the 20 classes of ScanNet"
+    draw_labels(
+        snapshot,
+        LabelMap("ground truth", really),
+        answers,
+        labels.names,
+        labels.palette,
+        out / "semantic.png",
+        UP,
+        title,
+    )
+
+
+def _figures(report: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The labels' figures of the raw map, and of the purified one where there is one."""
+    return [("raw", report["semantic"]), *([("purified", report["purified"])] if report["purified"] else [])]
 
 
 def _print_report(report: dict[str, Any], out: Path) -> None:
-    mapping, semantic = report["mapping"], report["semantic"]
-    right = [text for text, answer in report["queries"].items() if answer["first_is_right"]]
+    mapping, purified = report["mapping"], report["purified"]
     _say(
         f"{mapping['frames']} frames at {mapping['frames_per_s']} frames/s, {mapping['voxels']:,} voxels, "
         f"{mapping['map_bytes'] / 2**20:.0f} MiB; {len(QUESTIONS)} texts answered in {report['query_ms']} ms."
     )
-    _say(f"Labels: mIoU {semantic['miou']:.3f}, mAcc {semantic['macc']:.3f} over ScanNet-20, raw (not purified).")
-    wrong = [text for text in QUESTIONS if text not in right]
-    misses = f"; wrong: {', '.join(wrong)}" if wrong else ""
-    _say(f"First answer right for {len(right)} of {len(QUESTIONS)} texts{misses}.")
-    _say(f"Look into {_shown(out)}: map.png, query_*.png, semantic.ply, report.json.")
+    if purified:
+        _say(
+            f"Purified {purified['voxels']:,} voxels in {purified['seconds']} s; "
+            f"{len(QUESTIONS)} texts answered in {purified['query_ms']} ms."
+        )
+    for words, figures in _figures(report):
+        queries = report["queries"] if words == "raw" else figures["queries"]
+        wrong = [text for text, answer in queries.items() if not answer["first_is_right"]]
+        _say(
+            f"  {words:9s} mIoU {figures['miou']:.3f}, mAcc {figures['macc']:.3f}, accuracy {figures['accuracy']:.3f} "
+            f"(ScanNet-20); first answer right for {len(queries) - len(wrong)} of {len(queries)} texts"
+            + (f"; wrong: {', '.join(wrong)}" if wrong else "")
+        )
+    if purified:
+        gain = purified["gain"]
+        _say(f"  gain      mIoU {gain['miou']:+.3f}, mAcc {gain['macc']:+.3f}, accuracy {gain['accuracy']:+.3f}")
+    _say(f"Look into {_shown(out)}: semantic.png, map.png, query_*.png, semantic.ply, report.json.")
 
 
 def _say(text: str) -> None:

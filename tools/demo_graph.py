@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ import rclpy
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
-from geopurify_interfaces.msg import MapStatus
-from geopurify_interfaces.srv import Query, SaveMap, Segment
+from geopurify_interfaces.msg import MapStatus, PurificationStatus
+from geopurify_interfaces.srv import Purify, Query, SaveMap, Segment
 
 ROOT = Path(__file__).resolve().parents[1]
 _LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 _STOP_S = 10.0
+_ANSWER_S, _PURIFY_S = 60.0, 900.0
 
 
 class DemoError(Exception):
@@ -65,6 +66,7 @@ class Client(Node):
         self._query = self.create_client(Query, "geopurify/query")
         self._segment = self.create_client(Segment, "geopurify/segment")
         self._save = self.create_client(SaveMap, "geopurify/save_map")
+        self._purify = self.create_client(Purify, "geopurify/purify")
 
     def _hear(self, message: MapStatus) -> None:
         self.status = message
@@ -87,27 +89,36 @@ class Client(Node):
         if self.status.state == "failed":
             raise DemoError(f"The mapping node failed: {self.status.message}")
 
-    def query(self, texts: list[str], max_objects: int = 5) -> tuple[Query.Response, float]:
+    def query(self, texts: list[str], max_objects: int = 5, purified: bool = False) -> tuple[Query.Response, float]:
         """The answer of ~/query, and how long it took, milliseconds."""
         start = time.perf_counter()
-        response = self._call(self._query, Query.Request(texts=texts, max_objects=max_objects))
+        request = Query.Request(texts=texts, max_objects=max_objects, purified=purified)
+        response = self._call(self._query, request)
         return response, 1e3 * (time.perf_counter() - start)
 
-    def segment(self, labels: list[str]) -> Segment.Response:
+    def segment(self, labels: list[str], purified: bool = False) -> Segment.Response:
         """Every voxel's best label."""
-        return self._call(self._segment, Segment.Request(labels=labels))
+        return self._call(self._segment, Segment.Request(labels=labels, purified=purified))
 
-    def save(self, path: Path) -> SaveMap.Response:
+    def save(self, path: Path, purified: bool = False) -> SaveMap.Response:
         """The map in a file."""
-        return self._call(self._save, SaveMap.Request(path=str(path)))
+        return self._call(self._save, SaveMap.Request(path=str(path), purified=purified))
 
-    def _call(self, client: Any, request: Any, seconds: float = 60.0) -> Any:
-        if not client.wait_for_service(timeout_sec=seconds):
-            raise DemoError(f"The service {client.srv_name} did not appear within {seconds:.0f} s.")
-        future = client.call_async(request)
-        rclpy.spin_until_future_complete(self, future, timeout_sec=seconds)
-        if not future.done():
-            raise DemoError(f"The service {client.srv_name} did not answer within {seconds:.0f} s.")
+    def purify(self, tell: Callable[[PurificationStatus], object]) -> Purify.Response:
+        """Purify the map as it is now; ``tell`` hears how it goes until it is done."""
+        return self._call(self._purify, Purify.Request(), _PURIFY_S, lambda: tell(self.status.purification))
+
+    def _call(
+        self, client: Any, request: Any, seconds: float = _ANSWER_S, meanwhile: Callable[[], object] = lambda: None
+    ) -> Any:
+        if not client.wait_for_service(timeout_sec=_ANSWER_S):
+            raise DemoError(f"The service {client.srv_name} did not appear within {_ANSWER_S:.0f} s.")
+        future, deadline = client.call_async(request), time.monotonic() + seconds
+        while not future.done():
+            rclpy.spin_until_future_complete(self, future, timeout_sec=0.2)
+            meanwhile()
+            if time.monotonic() > deadline:
+                raise DemoError(f"The service {client.srv_name} did not answer within {seconds:.0f} s.")
         response = future.result()
         if not response.success:
             raise DemoError(f"{client.srv_name}: {response.message}")
