@@ -5,21 +5,26 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
 
-from geopurify_core.config import Config
-from geopurify_core.errors import InvalidConfigError, MapMismatchError, NotAvailableError
+from geopurify_core.config import Config, PurificationConfig
+from geopurify_core.errors import GeoPurifyError, InvalidConfigError, MapMismatchError, NotAvailableError
 from geopurify_core.frame import RGBDFrame
 from geopurify_core.mapping.fusion import FusionReport, fuse_frame
 from geopurify_core.mapping.snapshot import MapSnapshot
 from geopurify_core.mapping.visibility import PointObservation, fuse_points
 from geopurify_core.mapping.voxel_map import VoxelMap
+from geopurify_core.purification.purifier import Purifier, PurifierStatus, PurifyPolicy, student_for
 from geopurify_core.querying.engine import QueryEngine
 from geopurify_core.querying.results import QueryResult
 from geopurify_core.vision import load_backbone
 from geopurify_core.vision.base import SemanticBackbone
+
+if TYPE_CHECKING:
+    from geopurify_core.purification.result import Purification
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -38,7 +43,7 @@ class MapStats:
 
 
 class SemanticMapper:
-    """Integrate frames on one thread, query from any other.
+    """Integrate frames on one thread, query from any other; purification has a thread of its own.
 
     Args:
         config: The effective configuration.
@@ -48,9 +53,11 @@ class SemanticMapper:
     def __init__(self, config: Config | None = None, backbone: SemanticBackbone | None = None) -> None:
         self.config = config or Config()
         self.backbone = backbone or load_backbone(self.config.backbone.name, **self.config.backbone.options)
-        self._lock = threading.Lock()
+        # Taken in this order: an engine may wait for a frame, a frame never for an engine or for purification.
+        self._purifier_lock, self._engine_lock, self._lock = threading.Lock(), threading.Lock(), threading.Lock()
         self._map = self._empty_map()
         self._engine: QueryEngine | None = None
+        self._purifier: Purifier | GeoPurifyError | None = None  # not looked for yet, or why there is none
         self._times_ms = (0.0, 0.0)
         self._epoch = 0
 
@@ -60,7 +67,9 @@ class SemanticMapper:
         return self._epoch
 
     def configure(self, config: Config) -> None:
-        """Use other depth, fusion and query settings from the next frame and query on.
+        """Use other depth, fusion, query and purification settings from the next frame, query and purification on.
+
+        A purified map made with other settings is dropped, unless they differ only in when to purify.
 
         Raises:
             InvalidConfigError: The map's or the backbone's settings differ: these are fixed for the mapper's life.
@@ -68,9 +77,16 @@ class SemanticMapper:
         for part in ("map", "backbone"):
             if getattr(config, part) != getattr(self.config, part):
                 raise InvalidConfigError(part, getattr(config, part), "Start a new mapper to change it.")
-        with self._lock:
-            self.config = config
-            self._engine = None
+        with self._purifier_lock:
+            before, purifier = self.config, self._purifier
+            with self._engine_lock, self._lock:
+                self.config, self._engine = config, None
+            if (_what(before.purification), before.sparse) != (_what(config.purification), config.sparse):
+                self._purifier = None
+                if isinstance(purifier, Purifier):
+                    purifier.close(timeout_s=0.0)
+            elif isinstance(purifier, Purifier):
+                purifier.policy = PurifyPolicy(config.purification)
 
     def stats(self) -> MapStats:
         """Size and cost of the map as it is now."""
@@ -114,50 +130,172 @@ class SemanticMapper:
         result = step()
         return result, 1e3 * (time.perf_counter() - started)
 
-    def purify(self) -> None:
-        """The place of Geometry-Guided Pooling: snapshot → purified features. It has no implementation yet."""
-        raise NotAvailableError(
-            "purify", "student network", "This version has none yet: query the raw features (purified: false)."
-        )
-
     def query(
-        self, texts: Sequence[str], *, max_objects: int | None = None, min_score: float | None = None
+        self,
+        texts: Sequence[str],
+        *,
+        max_objects: int | None = None,
+        min_score: float | None = None,
+        purified: bool = False,
     ) -> list[QueryResult]:
-        """Answer each text from the newest snapshot, while integration may go on."""
-        return self.engine().query(texts, max_objects=max_objects, min_score=min_score)
+        """Answer each text from the newest snapshot or purified map, while integration goes on."""
+        return self.engine(purified).query(texts, max_objects=max_objects, min_score=min_score)
 
     def snapshot(self) -> MapSnapshot:
         """The map as it is now, immutable; the same object until the map changes."""
         with self._lock:
             return self._map.snapshot()
 
-    def engine(self) -> QueryEngine:
-        """The query engine over the newest snapshot, rebuilt only when the map has changed."""
-        with self._lock:
-            if self._engine is not None and self._engine.snapshot.version != self._map.version:
-                self._engine = None  # first let go of the old snapshot: its memory then serves the new one
-            snapshot = self._map.snapshot()
+    def engine(self, purified: bool = False) -> QueryEngine:
+        """The query engine over the newest snapshot, or purified map; made again only when that has changed.
+
+        Raises:
+            NotAvailableError: ``purified``, and there is no purified map yet, or no student for this backbone.
+        """
+        if purified:
+            return self._purified_engine()
+        with self._engine_lock:
+            with self._lock:
+                if self._engine is not None and self._engine.snapshot.version != self._map.version:
+                    self._engine = None  # first let go of the old snapshot: its memory then serves the new one
+                snapshot, settings = self._map.snapshot(), self.config.query
             if self._engine is None or self._engine.snapshot is not snapshot:
-                self._engine = QueryEngine(snapshot, self.backbone, self.config.query)
+                self._engine = QueryEngine(snapshot, self.backbone, settings)
             return self._engine
 
+    # -- purification ------------------------------------------------------------------------------------------------
+
+    @property
+    def purifier(self) -> Purifier | None:
+        """What purifies this map, made on first use (which loads the student); None where purification is off.
+
+        :attr:`purification_status` and :meth:`purify` tell why it is off.
+        """
+        found = self._find_purifier()
+        return found if isinstance(found, Purifier) else None
+
+    @property
+    def purification_status(self) -> PurifierStatus:
+        """What purification does and has done; ``off``, with the reason, where there is none."""
+        found = self._find_purifier()
+        return found.status if isinstance(found, Purifier) else PurifierStatus("off", str(found))
+
+    def purify(self, timeout_s: float | None = None) -> Purification:
+        """Purify the map as it is now, and wait for it; fusion and queries go on meanwhile.
+
+        Args:
+            timeout_s: Longest wait; the work goes on after it. None waits as long as it takes.
+
+        Raises:
+            NotAvailableError: There is no student for this backbone, or purification is switched off.
+            StudentError: The configured student cannot be used.
+            PurificationError: It took too long, failed, was cancelled, or the map was replaced meanwhile.
+        """
+        return self._required_purifier().purify(timeout_s)
+
+    def maybe_purify(self) -> bool:
+        """For whoever feeds frames, after each of them: start purifying if enough has changed and time has passed.
+
+        Never waits for it, and never raises because of it. Returns whether it has started one.
+        """
+        if self.config.purification.period_s <= 0:
+            return False
+        purifier = self.purifier
+        if purifier is None or purifier.busy:
+            return False
+        with self._lock:
+            newest = purifier.latest
+            changed = self._map.changed_share(-1 if newest is None else newest.snapshot.version)
+        return purifier.maybe_request(changed)
+
+    def _purified_engine(self) -> QueryEngine:
+        published = self._required_purifier().published
+        if published is None:
+            raise NotAvailableError(
+                "purified", "no purified map yet", "Purify first, or ask the raw features (purified: false)."
+            )
+        with published.lock:
+            settings = self.config.query
+            if published.engine is None or published.engine.config is not settings:
+                published.engine = QueryEngine.of_purification(published.result, self.backbone, settings)
+            engine: QueryEngine = published.engine
+            return engine
+
+    def _required_purifier(self) -> Purifier:
+        found = self._find_purifier()
+        if isinstance(found, Purifier):
+            return found
+        raise type(found)(found.field, found.value, found.remedy)
+
+    def _find_purifier(self) -> Purifier | GeoPurifyError:
+        with self._purifier_lock:
+            if self._purifier is None:
+                self._purifier = self._new_purifier()
+                if isinstance(self._purifier, Purifier):
+                    weakref.finalize(self, self._purifier.close)
+                else:
+                    log.info("purification is off: %s", self._purifier)
+            return self._purifier
+
+    def _new_purifier(self) -> Purifier | GeoPurifyError:
+        settings = self.config.purification
+        if not settings.enabled:
+            return NotAvailableError("purification.enabled", False, "Set it to true to purify.")
+        try:
+            student = student_for(settings, self.backbone.fingerprint, self.backbone.feature_dim)
+            return Purifier(student, settings, _weakly(self.snapshot))
+        except GeoPurifyError as error:
+            return error
+
+    # -- replace -----------------------------------------------------------------------------------------------------
+
     def load(self, snapshot: MapSnapshot) -> None:
-        """Replace the map by a loaded one; nothing changes if it does not fit this backbone."""
+        """Replace the map by a loaded one; nothing changes if it does not fit this backbone, or is purified."""
         if snapshot.backbone != self.backbone.fingerprint:
             raise MapMismatchError(
                 "map.backbone",
                 snapshot.backbone,
                 f"Start with that backbone, or map again with {self.backbone.fingerprint}.",
             )
-        loaded = VoxelMap.from_snapshot(snapshot, self.config.map)
-        with self._lock:
-            self._map, self._engine, self._epoch = loaded, None, self._epoch + 1
+        self._replace(VoxelMap.from_snapshot(snapshot, self.config.map))
 
     def reset(self) -> None:
         """Forget everything."""
-        with self._lock:
-            self._map, self._engine, self._epoch = self._empty_map(), None, self._epoch + 1
+        self._replace(self._empty_map())
+
+    def close(self) -> None:
+        """End the purification thread and let go of its result. Fusion and raw queries still work afterwards."""
+        with self._purifier_lock:
+            purifier = self._purifier
+            self._purifier = NotAvailableError("purify", "closed", "Make a new mapper.")
+        if isinstance(purifier, Purifier):
+            purifier.close()
+
+    def _replace(self, living: VoxelMap) -> None:
+        with self._engine_lock, self._lock:
+            self._map, self._engine, self._epoch = living, None, self._epoch + 1
+            purifier = self._purifier
+            if isinstance(purifier, Purifier):
+                purifier.reset()
 
     def _empty_map(self) -> VoxelMap:
         backbone = self.backbone
         return VoxelMap(self.config.map, backbone.feature_dim, backbone.fingerprint, backbone.text_fingerprint)
+
+
+def _what(config: PurificationConfig) -> PurificationConfig:
+    """The settings that say how to purify, without those that say when."""
+    return replace(config, period_s=0.0, dirty_fraction=0.0)
+
+
+def _weakly(method: Callable[[], MapSnapshot]) -> Callable[[], MapSnapshot]:
+    """The method, without keeping its object alive: a mapper that is dropped frees its map at once."""
+    reference = weakref.WeakMethod(method)
+
+    def call() -> MapSnapshot:
+        living = reference()
+        if living is None:
+            raise NotAvailableError("purify", "the mapper is gone", "Make a new mapper.")
+        return living()
+
+    return call

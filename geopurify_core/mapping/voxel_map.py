@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 BLOCK_ROWS = 64
 _MOVE_CHUNK = 2048
+_MAX_ARENAS = 3
 _SHARED_ARRAYS = ("features", "weight", "geometry_weight", "first_seen_ns", "last_seen_ns")
 _SNAPSHOT_FIELDS: dict[str, tuple[tuple[int, ...], Any]] = {
     "coords": ((3,), np.int32),
@@ -122,7 +123,7 @@ class VoxelMap:
         self._committed_rows = 0
         self._index = new_index()
         self._block_version = lazy_zeros((self.capacity // BLOCK_ROWS + 1,), np.int64)
-        self._arenas: list[SnapshotArena] = []  # the latest snapshot's, and a second one while the budget allows
+        self._arenas: list[SnapshotArena] = []  # the latest snapshot's, and spares while the budget allows
         self._snapshot: MapSnapshot | None = None
 
     def __len__(self) -> int:
@@ -231,8 +232,8 @@ class VoxelMap:
         """The map as it is now; the same object until the map changes.
 
         Only what changed is copied, into the memory of an earlier snapshot that nobody reads any more; if there is
-        none, everything is copied anew. Two such memories are kept while the budget allows it, so that a reader who
-        lets go of the last snapshot only when it has the next one costs no full copy either.
+        none, everything is copied anew. Up to three such memories are kept while the budget allows it, so that queries
+        and purification, which let go of the last snapshot only when they have the next one, cost no full copy either.
         """
         if self._snapshot is not None and self._snapshot.version == self.version:
             return self._snapshot
@@ -261,12 +262,12 @@ class VoxelMap:
         else:
             shapes = {**_SNAPSHOT_FIELDS, "features": ((self.feature_dim,), np.float16)}
             arena = SnapshotArena(self.capacity, shapes)
-        self._arenas = [arena, *(other for other in self._arenas if other is not arena)][:2]
+        self._arenas = [arena, *(other for other in self._arenas if other is not arena)][:_MAX_ARENAS]
         return arena
 
     def _drop_spare(self) -> None:
-        if len(self._arenas) > 1 and self.nbytes > self.config.budget_mb << 20:
-            del self._arenas[1:]
+        while len(self._arenas) > 1 and self.nbytes > self.config.budget_mb << 20:
+            del self._arenas[-1]
 
     def _copy_blocks(self, blocks: NDArray[np.int64], arena: SnapshotArena) -> None:
         mine = self.arrays

@@ -376,6 +376,32 @@ class Purifier:
             self._changed.notify_all()
 
 
+def student_for(config: PurificationConfig, backbone: str, feature_dim: int) -> Student:
+    """The configured student, or the one shipped for the backbone.
+
+    Args:
+        config: ``student`` and ``device``.
+        backbone: Fingerprint of the map's backbone.
+        feature_dim: C, the channels of the map.
+
+    Raises:
+        NotAvailableError: None is configured, and none is shipped for this backbone.
+        StudentError: The configured one cannot be read, or was made for another backbone or width.
+    """
+    from geopurify_core.purification.checkpoint import find_student
+
+    student = find_student(config.student, backbone, device=config.device)
+    if student is None:
+        raise NotAvailableError(
+            "student network",
+            backbone,
+            "None is shipped for this backbone: name a checkpoint trained for it (purification.student, --student), or "
+            "ask the raw features (purified: false).",
+        )
+    student.check_backbone(backbone, feature_dim)
+    return student
+
+
 def _without_frames(error: BaseException) -> BaseException:
     """The error without its tracebacks: their frames would keep snapshots and results alive as long as it is."""
     link: BaseException | None = error

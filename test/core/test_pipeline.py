@@ -102,9 +102,12 @@ def test_load_then_reset(mapper: SemanticMapper) -> None:
     assert len(restored.snapshot()) == 0 and restored.query(["ruby"])[0].objects == ()
 
 
-def test_purification_says_that_it_is_not_there_yet(mapper: SemanticMapper) -> None:
-    with pytest.raises(NotAvailableError, match="raw features"):
-        mapper.purify()
+def test_without_a_student_purification_is_off_and_says_why(mapper: SemanticMapper) -> None:
+    for ask in (mapper.purify, lambda: mapper.engine(purified=True), lambda: mapper.query(["ruby"], purified=True)):
+        with pytest.raises(NotAvailableError, match=r"colours-1.*--student.*raw features"):
+            ask()
+    assert mapper.purifier is None and not mapper.maybe_purify()
+    assert mapper.purification_status.state == "off" and "colours-1" in mapper.purification_status.message
 
 
 def test_only_what_can_change_may_change(mapper: SemanticMapper) -> None:
