@@ -85,7 +85,8 @@ def _covariances(moments: NDArray[np.int64]) -> NDArray[np.float64]:
     count, first = moments[:, 0], moments[:, 1:4]
     x, y, z = first.T
     xx, yy, zz, xy, xz, yz = (count * moments[:, 4:].T) - np.array([x * x, y * y, z * z, x * y, x * z, y * z])
-    return np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]], dtype=np.float64).transpose(2, 0, 1)
+    matrices = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]], dtype=np.float64)
+    return np.ascontiguousarray(matrices.transpose(2, 0, 1))
 
 
 def _oriented(axes: NDArray[np.float64], sides: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -98,7 +99,8 @@ def _oriented(axes: NDArray[np.float64], sides: NDArray[np.float64]) -> NDArray[
 
 def _unit(vectors: NDArray[Any]) -> NDArray[Any]:
     length = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))[:, None]
-    return np.divide(vectors, length, out=np.zeros_like(vectors), where=length > _NO_SIDE)
+    unit: NDArray[Any] = np.divide(vectors, length, out=np.zeros_like(vectors), where=length > _NO_SIDE)
+    return unit
 
 
 # -- who is near -----------------------------------------------------------------------------------------------------

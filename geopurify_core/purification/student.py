@@ -75,7 +75,7 @@ class StudentAffinityNetwork(nn.Module):
         self.input_layer = nn.Sequential(
             SubmanifoldConv3d(in_channels, hidden), SparseBatchNorm(hidden), SparseReLU(inplace=True)
         )
-        self.res_blocks = nn.Sequential(*(ResidualBlock(hidden) for _ in range(blocks)))
+        self.res_blocks = nn.ModuleList(ResidualBlock(hidden) for _ in range(blocks))
         self.output_layer = SubmanifoldConv3d(hidden, out, kernel_size=1)
 
     @property
@@ -155,6 +155,7 @@ class StudentAffinityNetwork(nn.Module):
         x = self.input_layer(x)
         tick(1 / convolutions)
         for i, block in enumerate(self.res_blocks):
+            assert isinstance(block, ResidualBlock)
             h = block.first_half(x)
             tick((2 + 2 * i) / convolutions)
             x = block.second_half(h, x)
