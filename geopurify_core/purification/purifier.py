@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from geopurify_core.config import PurificationConfig
-from geopurify_core.errors import NotAvailableError, PurificationError
+from geopurify_core.errors import NotAvailableError, PurificationError, StudentError
 from geopurify_core.jit import go_background
 from geopurify_core.mapping.snapshot import MapSnapshot
 
@@ -398,7 +398,10 @@ def student_for(config: PurificationConfig, backbone: str, feature_dim: int) -> 
             "None is shipped for this backbone: name a checkpoint trained for it (purification.student, --student), or "
             "ask the raw features (purified: false).",
         )
-    student.check_backbone(backbone, feature_dim)
+    if student.feature_dim != feature_dim:
+        raise StudentError(
+            "student.feature_dim", student.feature_dim, f"The map's features have {feature_dim} channels: use another."
+        )
     return student
 
 
