@@ -12,6 +12,7 @@ import copy
 import json
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,11 +25,13 @@ from geopurify_core.purification.student import StudentAffinityNetwork
 from training.losses import affinity_loss, info_nce
 from training.student_data import (
     GEOMETRY,
+    Crop,
     Prepared,
     augment,
     draw_crop,
     draw_rows,
     group_samples,
+    joined,
     nearest,
     prepare,
     semantic_basis,
@@ -47,13 +50,14 @@ class Recipe:
         rank: Directions of the backbone's features that training looks at (nano's span 96).
         hidden, embedding, blocks: The network; ``embedding`` is the width of what it gives out.
         steps, lr, weight_decay: Optimisation (AdamW, warm-up, cosine).
-        crop: Voxels of a step.
+        crop, crops: Voxels of a crop, and crops of a step.
         rows: Anchors of a step.
         neighbors, sharpening: K and the factor before the cosine, as pooling will use them.
         affinity, pull, contrast: Weights of the loss's parts: cross-entropy of the mass on the own group; the same for
             an even spread over the own group; InfoNCE over known groups.
         semantic_drop, semantic_noise: See ``student_data.augment``.
         ema: Decay of the averaged weights that are kept.
+        start_from: Folder of an earlier run whose averaged weights, and whose basis, to start with; empty for random.
         seed: Of initial weights, order and augmentation.
     """
 
@@ -66,16 +70,18 @@ class Recipe:
     steps: int = 1000
     lr: float = 3e-3
     weight_decay: float = 1e-2
-    crop: int = 10_000
+    crop: int = 5_000
+    crops: int = 2
     rows: int = 2048
     neighbors: int = 96
     sharpening: float = 20.0
     affinity: float = 1.0
-    pull: float = 0.1
+    pull: float = 0.02
     contrast: float = 0.0
     semantic_drop: float = 0.1
     semantic_noise: float = 0.5
     ema: float = 0.99
+    start_from: str = ""
     seed: int = 0
 
 
@@ -90,7 +96,10 @@ class Scenes:
 def load_scenes(folder: Path, recipe: Recipe) -> Scenes:
     """Collect what is missing below ``folder`` and prepare it."""
     paths = collect(folder / "train", TRAINING_SEEDS[: recipe.apartments], recipe.walks)
-    basis = semantic_basis(paths[:: max(1, len(paths) // 10)], recipe.rank)
+    if recipe.start_from:
+        basis = torch.load(Path(recipe.start_from) / "checkpoint.pt", weights_only=True)["basis"].numpy()
+    else:
+        basis = semantic_basis(paths[:: max(1, len(paths) // 10)], recipe.rank)
     return Scenes(tuple(prepare(load_scene(path), basis) for path in paths), basis)
 
 
@@ -103,13 +112,20 @@ def learning_rate(step: int, recipe: Recipe) -> float:
     return recipe.lr * (0.01 + 0.99 * fall)
 
 
+def crop_at(scenes: Scenes, step: int, recipe: Recipe, rng: np.random.Generator) -> Crop:
+    """The augmented crops of a step; every scene has its turn before any comes again."""
+    count, pieces = len(scenes.scenes), []
+    for turn in range(step * recipe.crops, (step + 1) * recipe.crops):
+        order = np.random.default_rng([recipe.seed, 1_000_000 + turn // count]).permutation(count)
+        crop = draw_crop(scenes.scenes[order[turn % count]], recipe.crop, rng)
+        pieces.append(augment(crop, rng, recipe.semantic_drop, recipe.semantic_noise))
+    return joined(pieces)
+
+
 def loss_at(net: nn.Module, scenes: Scenes, step: int, recipe: Recipe) -> tuple[Tensor, dict[str, float]]:
     """The loss of a step and its parts; crop, augmentation and samples are a function of seed and step alone."""
     rng = np.random.default_rng([recipe.seed, step])
-    per_epoch = len(scenes.scenes)
-    order = np.random.default_rng([recipe.seed, 1_000_000 + step // per_epoch]).permutation(per_epoch)
-    crop = draw_crop(scenes.scenes[order[step % per_epoch]], recipe.crop, rng)
-    crop = augment(crop, rng, recipe.semantic_drop, recipe.semantic_noise)
+    crop = crop_at(scenes, step, recipe, rng)
     rows = draw_rows(crop.groups, recipe.rows, rng)
     neighbors = nearest(crop.coords, rows, recipe.neighbors)
     samples = group_samples(crop.groups, rows, neighbors, 48, 16, rng)
@@ -130,6 +146,9 @@ class Trainer:
         self.recipe, self.scenes = recipe, scenes
         channels = scenes.basis.shape[1] + GEOMETRY
         self.net = StudentAffinityNetwork(channels, recipe.hidden, recipe.embedding, recipe.blocks)
+        if recipe.start_from:
+            earlier = torch.load(Path(recipe.start_from) / "checkpoint.pt", weights_only=True)
+            self.net.load_state_dict(earlier["average"])
         self.average = copy.deepcopy(self.net)
         decay = [p for p in self.net.parameters() if p.ndim > 1]
         plain = [p for p in self.net.parameters() if p.ndim <= 1]
@@ -189,7 +208,7 @@ class Trainer:
         return True
 
 
-def settle(net: nn.Module, scenes: Scenes, recipe: Recipe, crops: int = 40) -> None:
+def settle(net: nn.Module, scenes: Sequence[Prepared], recipe: Recipe, crops: int = 40) -> None:
     """Batch normalisation's statistics anew, for the weights as they are, from crops that were not augmented."""
     norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
@@ -199,7 +218,7 @@ def settle(net: nn.Module, scenes: Scenes, recipe: Recipe, crops: int = 40) -> N
     rng = np.random.default_rng([recipe.seed, 2_000_000])
     with torch.no_grad():
         for i in range(crops):
-            crop = draw_crop(scenes.scenes[i % len(scenes.scenes)], recipe.crop, rng)
+            crop = draw_crop(scenes[i % len(scenes)], recipe.crop, rng)
             net(crop.coords, crop.inputs)
     net.eval()
     for norm in norms:
@@ -229,7 +248,6 @@ def train(recipe: Recipe, scenes: Scenes, folder: Path, save_every: int = 50) ->
                 recent.clear()
             if trainer.step % save_every == 0 or trainer.step == recipe.steps:
                 trainer.save(folder)
-    settle(trainer.average, scenes, recipe)
     return trainer.average
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from training.sampling import Samples
 from training.student_scenes import Scene, load_scene
 
 _STUFF = np.array([CLASS_NAMES.index(name) for name in ("wall", "floor", "ceiling")])
+_STUFF_GROUP, _MOST_OBJECTS = 1_000_000, 10_000
 GEOMETRY = 6  # r g b nx ny nz
+_APART = 20_000  # voxels between crops of one step: more than any apartment is long
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ def groups_of(scene: Scene) -> NDArray[np.int32]:
     Two walls that meet in a corner are one group on purpose: mixing their features harms nobody.
     """
     stuff = np.isin(scene.category, _STUFF)
-    group = np.where(stuff, 100_000 + scene.category.astype(np.int32), scene.instance)
+    group = np.where(stuff, _STUFF_GROUP + scene.category.astype(np.int32), scene.instance)
     return np.where(scene.instance == 0, 0, group).astype(np.int32)
 
 
@@ -104,6 +107,18 @@ def draw_crop(scene: Prepared, size: int, rng: np.random.Generator) -> Crop:
         torch.from_numpy(scene.inputs[rows].astype(np.float32)),
         torch.from_numpy(scene.groups[rows].astype(np.int64)),
     )
+
+
+def joined(crops: Sequence[Crop]) -> Crop:
+    """Several crops as one, far apart from each other; no object spans two of them."""
+    coords, groups, base = [], [], 0
+    for i, crop in enumerate(crops):
+        low = crop.coords.min(dim=0).values
+        coords.append(crop.coords - low + torch.tensor([_APART * i, 0, 0], dtype=crop.coords.dtype))
+        thing = (crop.groups > 0) & (crop.groups < _STUFF_GROUP)
+        groups.append(torch.where(thing, crop.groups + base, crop.groups))
+        base += _MOST_OBJECTS
+    return Crop(torch.cat(coords), torch.cat([crop.inputs for crop in crops]), torch.cat(groups))
 
 
 def augment(crop: Crop, rng: np.random.Generator, semantic_drop: float, semantic_noise: float) -> Crop:
@@ -174,7 +189,7 @@ def group_samples(
     among the neighbours; where there are too few, macro ones take their place. Rows alone in the crop are left out.
     """
     own = groups[rows]
-    if bool((groups == own[:1]).all() if len(own) else True):
+    if len(torch.unique(groups[groups != 0])) < 2:
         empty = rows[:0]
         return Samples(empty, empty, empty.new_zeros((0, num_macro + num_micro)))
     order = torch.argsort(groups, stable=True)
@@ -195,12 +210,11 @@ def group_samples(
 
 
 def _strangers(groups: Tensor, own: Tensor, count: int, rng: np.random.Generator) -> Tensor:
-    """(A, count) rows of known other groups, drawn evenly; own groups are drawn again."""
+    """(A, count) rows of known other groups, drawn evenly: with the rows sorted by group, a draw skips the own part."""
     known = torch.nonzero(groups != 0)[:, 0]
-    drawn = known[torch.from_numpy(rng.integers(0, len(known), (len(own), count)))]
-    for _ in range(20):
-        wrong = groups[drawn] == own[:, None]
-        if not bool(wrong.any()):
-            break
-        drawn[wrong] = known[torch.from_numpy(rng.integers(0, len(known), int(wrong.sum())))]
-    return drawn
+    known = known[torch.argsort(groups[known], stable=True)]
+    first = torch.searchsorted(groups[known], own)[:, None]
+    size = torch.searchsorted(groups[known], own, right=True)[:, None] - first
+    others = (len(known) - size).clamp(min=1)
+    drawn = (torch.from_numpy(rng.uniform(size=(len(own), count))) * others).long().minimum(others - 1)
+    return known[(drawn + size * (drawn >= first)).clamp(max=len(known) - 1)]
