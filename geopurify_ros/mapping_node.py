@@ -32,7 +32,7 @@ from geopurify_ros.worker import DroppingQueue, Worker
 try:
     from geopurify_ros.outputs import Outputs, labelled_cloud, plain_cloud
     from geopurify_ros.reports import Reports
-    from geopurify_ros.services import Services
+    from geopurify_ros.services import MAX_WAITING, Services
 except ModuleNotFoundError as missing:
     if not (missing.name or "").startswith("geopurify_interfaces"):
         raise
@@ -43,8 +43,12 @@ except ModuleNotFoundError as missing:
     ) from missing
 
 _STOP_S = 2.0  # launch sends SIGTERM 5 s after SIGINT: the rest of that belongs to saving
-_THREADS = 8  # one for each callback group (inputs, three of services, two of timers, parameters, TF): none starves
+# One for each callback group (inputs, four of services, three of timers, parameters, TF), so that none starves, and for
+# whoever waits in ~/purify. A thread is made when it is needed.
+_THREADS = 10 + MAX_WAITING
+_PURIFIER_STOP_S = 0.3
 _NEVER_S = 1e6
+_PURIFY_CHECK_S = 0.5
 _SWITCH_S = 0.001  # of Python threads: queries wait less for the worker (p95 while mapping 15-60 % shorter)
 
 
@@ -59,8 +63,11 @@ class MappingNode(Node):
         for words in self.parameters.unknown(self._parameter_overrides):
             log.warning(words)
         core, ros = self.parameters.core, self.parameters.ros
-        self._labels = self._given_labels = list(ros.labels)
+        self._labels = list(ros.labels)
+        self._cloud_purified = ros.cloud_features == "purified"
+        self._given = (ros.labels, ros.cloud_features)
         self._shown: Any = None
+        self.ended = False
         self._telling = threading.Lock()
         self.health = Health(log.warning)
         self.session = MapSession(core, ros.load_path, log.info)
@@ -80,6 +87,7 @@ class MappingNode(Node):
         inputs = Inputs(self, ros, self.health, self._matched, self.frames.set_camera, poses.take, poses.rewind)
         self.reports = Reports(self.parameters, self.session, self.worker, self.health, inputs.sync)
         self._repeat(1.0, self._report)
+        self._repeat(_PURIFY_CHECK_S, self.session.maybe_purify)
         self._cloud_timer = self._repeat(_NEVER_S, self._publish_cloud)
         self._pace_clouds()
         self.worker.start()
@@ -124,33 +132,35 @@ class MappingNode(Node):
             self.session.last_stamp_ns = matched.stamp_ns
             self._publish_status()
 
-    def _set_labels(self, labels: list[str]) -> None:
-        self._labels = labels
+    def _set_labels(self, labels: list[str], purified: bool) -> None:
+        self._labels, self._cloud_purified = labels, purified
 
     def _reconfigure(self) -> None:
         """After an accepted change of parameters."""
         self.session.configure(self.parameters.core)
-        if self._given_labels != self.parameters.ros.labels:  # otherwise those of ~/segment stay
-            self._labels = self._given_labels = list(self.parameters.ros.labels)
+        ros = self.parameters.ros
+        if self._given != (ros.labels, ros.cloud_features):  # otherwise those of ~/segment stay
+            self._given = (ros.labels, ros.cloud_features)
+            self._set_labels(list(ros.labels), ros.cloud_features == "purified")
         self._pace_clouds()
 
     def _publish_cloud(self) -> None:
         """The semantic cloud, if map or labels have changed."""
         if self.session.state not in ("mapping", "paused") or not self.outputs.cloud_wanted:
             return
-        mapper, labels = self.session.mapper, tuple(self._labels)
-        stats = mapper.stats()
-        shown = (mapper.epoch, stats.stamp_ns, stats.num_voxels, self.session.integrated, labels)
+        mapper, labels, purified = self.session.mapper, tuple(self._labels), self._cloud_purified
+        stats, runs = mapper.stats(), self.session.purification.runs if purified else -1
+        shown = (mapper.epoch, stats.stamp_ns, stats.num_voxels, self.session.integrated, labels, runs)
         if self._shown == shown:
             return
-        cloud = labelled_cloud(mapper.engine(), labels)[0] if labels else plain_cloud(mapper.snapshot())
+        cloud = labelled_cloud(self.session.engine(purified), labels)[0] if labels else plain_cloud(mapper.snapshot())
         self.outputs.show_cloud(cloud)
         self._shown = shown
 
     def _publish_status(self) -> None:
         with self._telling:  # worker and timer: an older count must not come after a newer one
             if not self.worker.stopping:  # publishers go before the worker does, when a frame takes long
-                self.outputs.show_status(self.reports.map_status(self._labels))
+                self.outputs.show_status(self.reports.map_status(self._labels, self._cloud_purified))
 
     def _report(self) -> None:
         self._publish_status()
@@ -160,10 +170,12 @@ class MappingNode(Node):
         )
 
     def close(self) -> None:
-        """Stop the worker and save, within the time that launch leaves."""
+        """Stop purifier and worker and save, within the time that launch leaves."""
+        self.session.stop_purifying()  # lets go of those who wait for it, and of the processor
         self.worker.stop(_STOP_S)
         log = rclpy.logging.get_logger("mapping_node")  # the node's own publishes to /rosout, which is gone by now
         self.session.autosave(self.parameters.ros.autosave_path, log.info)
+        self.ended = self.session.close(_PURIFIER_STOP_S) and not self.worker.is_alive()
 
 
 def _run() -> int:
@@ -188,7 +200,7 @@ def _run() -> int:
             node.close()
             node.destroy_node()
         rclpy.try_shutdown()
-    if node is not None and node.worker.is_alive():  # native code in a dying interpreter would crash it
+    if node is not None and not node.ended:  # native code in a dying interpreter would crash it
         logging.shutdown()
         os._exit(0)
     return 0

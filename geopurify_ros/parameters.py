@@ -58,6 +58,10 @@ class RosConfig:
         2.0, "Time between semantic clouds; 0 publishes none.", unit="s", ge=0.0, le=3600.0
     )
     labels: list[str] = setting([], "Names for the field label of semantic_cloud; empty: none. Also set by ~/segment.")
+    cloud_features: str = setting(
+        "raw", "Features behind the labels of semantic_cloud: as observed, or those of the newest purified map (raw "
+        "until there is one). Also set by ~/segment.", choices=("raw", "purified"),
+    )  # fmt: skip
     stale_warn_s: float = setting(
         4.0, "An input that is silent for this long is a warning.", unit="s", ge=0.1, le=3600.0
     )
@@ -73,7 +77,11 @@ class RosConfig:
 
 
 # Everything else shapes threads, subscriptions or the map itself, and is fixed once the node runs.
-RUNTIME = ("depth.", "fusion.", "query.", "publish_period_s", "labels", "stale_")
+RUNTIME = (
+    "depth.", "fusion.", "query.", "publish_period_s", "labels", "cloud_features", "stale_", "purification.enabled",
+    "purification.preset", "purification.neighbors", "purification.steps", "purification.sharpening",
+    "purification.pool", "purification.period_s", "purification.dirty_fraction", "purification.budget_mb",
+)  # fmt: skip
 _TYPES = {
     bool: ParameterType.PARAMETER_BOOL,
     int: ParameterType.PARAMETER_INTEGER,

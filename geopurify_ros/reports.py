@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from diagnostic_msgs.msg import DiagnosticStatus
 
-from geopurify_interfaces.msg import MapStatus
+from geopurify_core.purification.purifier import PurifierStatus
+from geopurify_interfaces.msg import MapStatus, PurificationStatus
 from geopurify_ros.health import ERROR, OK, WARN, Health, status
 from geopurify_ros.messages import to_stamp
 from geopurify_ros.parameters import Parameters
@@ -15,6 +16,7 @@ from geopurify_ros.sync import ApproximateSync
 from geopurify_ros.worker import Worker
 
 _STATE_LEVEL = {"failed": ERROR, "loading": WARN, "paused": WARN}
+_PURIFICATION_LEVEL = {"failed": ERROR}
 _ENOUGH_MATCHED = 0.5
 
 
@@ -28,7 +30,7 @@ class Reports:
         self._sync = sync
         self._told = {"matched": 0, "unmatched": 0, "received": 0, "dropped": 0}
 
-    def map_status(self, labels: Sequence[str]) -> MapStatus:
+    def map_status(self, labels: Sequence[str], cloud_purified: bool) -> MapStatus:
         """What the node has done so far."""
         session, queue, core = self._session, self._worker.queue, self._parameters.core
         message = MapStatus(
@@ -42,6 +44,8 @@ class Reports:
             queue_length=len(queue),
             budget_bytes=core.map.budget_mb << 20,
             labels=list(labels),
+            cloud_features="purified" if cloud_purified and session.purified is not None else "raw",
+            purification=_purification(session.purification),
         )
         message.header.frame_id = core.map.frame_id
         stats = session.stats()
@@ -61,6 +65,7 @@ class Reports:
             health.trouble_status("pose", health.pose, {"source": ros.pose_source}),
             self._worker_status(),
             self._map_status(),
+            self._purification_status(),
             status("clock", WARN if clock_silent else OK, words, {}),
         ]
 
@@ -108,3 +113,39 @@ class Reports:
             size |= {"voxels": stats.num_voxels, "bytes": stats.nbytes, "evicted": stats.evicted}
         words = f"failed: {session.failure}" if session.failure else session.state
         return status("map", _STATE_LEVEL.get(session.state, OK), words, size)
+
+    def _purification_status(self) -> DiagnosticStatus:
+        """OK while it works, and where it is off as asked for; WARN where nothing can purify; ERROR after a failure."""
+        now, stats, config = self._session.purification, self._session.stats(), self._parameters.core.purification
+        level, words = _PURIFICATION_LEVEL.get(now.state, OK), now.state
+        if now.state == "off":
+            level = WARN if config.enabled else OK
+        if now.state == "running":
+            words = f"running: {now.step}, {100 * now.progress:.0f} %"
+        if now.message:
+            words += f": {now.message}"
+        values: dict[str, object] = {"state": now.state, "runs": now.runs, "bytes": now.nbytes}
+        values |= {"budget_bytes": config.budget_mb << 20}
+        if now.stamp_ns and stats is not None:
+            behind_s = max(stats.stamp_ns - now.stamp_ns, 0) / 1e9
+            values |= {"voxels": now.num_voxels, "mode": now.mode, "seconds": f"{now.seconds:.2f}"}
+            values |= {"behind_map_s": f"{behind_s:.2f}"}
+        return status("purification", level, words, values)
+
+
+def _purification(now: PurifierStatus) -> PurificationStatus:
+    """The core's words as a message."""
+    return PurificationStatus(
+        state=now.state,
+        message=now.message,
+        step=now.step,
+        progress=now.progress,
+        remaining_s=-1.0 if now.eta_s is None else now.eta_s,
+        pending=now.pending,
+        num_purified=now.runs,
+        map_stamp=to_stamp(now.stamp_ns),
+        num_voxels=now.num_voxels,
+        mode=now.mode,
+        seconds=now.seconds,
+        bytes=now.nbytes,
+    )

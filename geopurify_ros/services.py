@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from geometry_msgs.msg import Vector3
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
 from rclpy.node import Node
 from std_srvs.srv import Trigger
 
-from geopurify_core.errors import GeoPurifyError
+from geopurify_core.errors import GeoPurifyError, NotAvailableError
 from geopurify_core.mapping.snapshot import MapSnapshot
 from geopurify_core.querying.results import QueryResult
 from geopurify_interfaces.msg import DetectedObject
@@ -21,18 +22,21 @@ from geopurify_ros.messages import header, to_stamp
 from geopurify_ros.outputs import Outputs, labelled_cloud, objects_cloud
 from geopurify_ros.session import MapSession
 
+MAX_WAITING = 8  # clients of ~/purify at once; each takes one more of the executor's threads while it waits
+
 
 class Services:
     """~/query ~/segment ~/purify ~/save_map ~/load_map ~/reset ~/pause ~/resume.
 
     Three callback groups: a pause does not wait for a save, a query not for either, and however many clients ask at
-    once, they take three of the executor's threads and never the one that receives images.
+    once, they take three of the executor's threads and never the one that receives images. ~/purify has a fourth one,
+    in which its clients wait side by side on threads set aside for them, so that one can cancel while others wait.
 
     Args:
         node: The node to offer them on.
         session: What they act on.
         outputs: Where answers are shown.
-        set_labels: Makes a new label list the one of the semantic cloud.
+        set_labels: Makes a new label list the one of the semantic cloud, from purified features or not.
         autosave_path: Used by save_map when the request names no file.
     """
 
@@ -41,16 +45,17 @@ class Services:
         node: Node,
         session: MapSession,
         outputs: Outputs,
-        set_labels: Callable[[list[str]], None],
+        set_labels: Callable[[list[str], bool], None],
         autosave_path: str,
     ) -> None:
         self._node, self._session, self._outputs = node, session, outputs
         self._set_labels, self._autosave_path = set_labels, autosave_path
+        self._waiting = threading.Semaphore(MAX_WAITING)
         answers, files, control = (MutuallyExclusiveCallbackGroup() for _ in range(3))
         for group, name, kind, answer in (
             (answers, "query", Query, self._query),
             (answers, "segment", Segment, self._segment),
-            (answers, "purify", Purify, self._purify),
+            (ReentrantCallbackGroup(), "purify", Purify, self._purify),
             (files, "save_map", SaveMap, self._save),
             (files, "load_map", LoadMap, self._load),
             (control, "reset", Trigger, self._reset),
@@ -74,32 +79,41 @@ class Services:
         return callback
 
     def _query(self, request: Query.Request, response: Query.Response) -> None:
-        if request.purified:
-            self._session.mapper.purify()
-        engine = self._session.mapper.engine()
+        engine = self._session.mapper.engine(request.purified)
         limits = {"max_objects": int(request.max_objects) or None, "min_score": float(request.min_score) or None}
         results = engine.query(list(request.texts), **limits)
         snapshot = engine.snapshot
-        response.map_stamp = to_stamp(snapshot.stamp_ns)
+        response.map_stamp, response.purified = to_stamp(snapshot.stamp_ns), bool(snapshot.purified)
         response.cloud = objects_cloud(snapshot, results)
         response.objects = _objects(snapshot, results)
         self._outputs.show_query(snapshot, results, response.cloud)
 
     def _segment(self, request: Segment.Request, response: Segment.Response) -> None:
-        engine = self._session.mapper.engine()
+        engine = self._session.mapper.engine(request.purified)
         labels = list(request.labels)
         response.cloud, assigned = labelled_cloud(engine, labels)
-        response.map_stamp = to_stamp(engine.snapshot.stamp_ns)
+        response.map_stamp, response.purified = to_stamp(engine.snapshot.stamp_ns), bool(engine.snapshot.purified)
         response.counts = np.bincount(assigned[assigned >= 0], minlength=len(labels)).tolist()
-        self._set_labels(labels)
+        self._set_labels(labels, request.purified)
         self._outputs.show_cloud(response.cloud)
 
-    def _purify(self, _: Purify.Request, response: Purify.Response) -> None:
-        self._session.mapper.purify()
-        response.map_stamp = to_stamp(self._session.mapper.snapshot().stamp_ns)
+    def _purify(self, request: Purify.Request, response: Purify.Response) -> None:
+        if request.cancel:
+            if not self._session.stop_purifying():
+                raise NotAvailableError("purify.cancel", "nothing is running", "There is nothing to stop.")
+            response.message = "stopped"
+            return
+        if not self._waiting.acquire(blocking=False):
+            raise NotAvailableError("purify", f"{MAX_WAITING} clients wait already", "Ask again when they are served.")
+        try:
+            made = self._session.mapper.purify()
+        finally:
+            self._waiting.release()
+        response.map_stamp, response.num_voxels = to_stamp(made.snapshot.stamp_ns), len(made)
+        response.seconds, response.mode = made.report.total_seconds, made.report.mode
 
     def _save(self, request: SaveMap.Request, response: SaveMap.Response) -> None:
-        response.num_voxels = self._session.save(request.path or self._autosave_path)
+        response.num_voxels = self._session.save(request.path or self._autosave_path, request.purified)
 
     def _load(self, request: LoadMap.Request, response: LoadMap.Response) -> None:
         response.num_voxels = self._session.load(request.path)

@@ -12,9 +12,13 @@ from geopurify_core.camera import PinholeCamera
 from geopurify_core.config import Config
 from geopurify_core.errors import GeoPurifyError, NotAvailableError
 from geopurify_core.frame import RGBDFrame
+from geopurify_core.mapping.snapshot import MapSnapshot
 from geopurify_core.mapping.store import load_map, save_map
 from geopurify_core.mapping.visibility import PointObservation
 from geopurify_core.pipeline import MapStats, SemanticMapper
+from geopurify_core.purification.purifier import PurifierStatus
+from geopurify_core.purification.result import Purification
+from geopurify_core.querying.engine import QueryEngine
 
 
 class MapSession:
@@ -61,6 +65,8 @@ class MapSession:
             self.failure = error
             raise
         self._warm_up(mapper)
+        if mapper.purifier is None:
+            self._log(f"Purification is off: {mapper.purification_status.message}")
         self._mapper = mapper
         mapper.configure(self._config)  # it may have changed while the backbone was loading
         self._log(
@@ -77,8 +83,12 @@ class MapSession:
         try:
             scratch.integrate(RGBDFrame(rgb, np.full((48, 64), 1.0, dtype=np.float32), camera, np.eye(4), 1))
             scratch.query(["something red"])
+            if scratch.purifier is not None:
+                scratch.purify()
         except Exception as error:
             self._log(f"The rehearsal before the first frame failed, mapping starts all the same: {error}")
+        finally:
+            scratch.close()
 
     @property
     def mapper(self) -> SemanticMapper:
@@ -111,14 +121,52 @@ class MapSession:
                 raise
             self.outdated += 1
 
-    def save(self, path: str) -> int:
-        """Write the map; the number of voxels. One writer at a time."""
+    @property
+    def purification(self) -> PurifierStatus:
+        """What purification is doing; off while the backbone is loading."""
+        if self._mapper is None:
+            return PurifierStatus("off", str(self.failure or "The backbone is still loading."))
+        return self._mapper.purification_status
+
+    @property
+    def purified(self) -> Purification | None:
+        """The newest purified map; None where there is none yet."""
+        purifier = None if self._mapper is None else self._mapper.purifier
+        return None if purifier is None else purifier.latest
+
+    def maybe_purify(self) -> None:
+        """Begin to purify if it is time to; never while paused."""
+        if self._mapper is not None and not self.paused:
+            self._mapper.maybe_purify()
+
+    def stop_purifying(self) -> bool:
+        """Stop what runs or waits to run, without waiting for its end; False where there is nothing."""
+        purifier = None if self._mapper is None else self._mapper.purifier
+        return purifier is not None and purifier.cancel()
+
+    def close(self, timeout_s: float) -> bool:
+        """End purification for good; whether its thread ended in time."""
+        purifier = None if self._mapper is None else self._mapper.purifier
+        return purifier is None or purifier.close(timeout_s)
+
+    def engine(self, purified: bool) -> QueryEngine:
+        """For clouds: over purified features where these are wanted and there, over raw ones otherwise."""
+        return self.mapper.engine(purified and self.purified is not None)
+
+    def save(self, path: str, purified: bool = False) -> int:
+        """Write the map, raw or purified; the number of voxels. One writer at a time."""
         if not path:
             raise NotAvailableError("path", path, "Name the file to write.")
         with self._writing:  # the snapshot is taken inside: those who wait hold no memory
-            snapshot = self.mapper.snapshot()
+            snapshot = self._newest_purified() if purified else self.mapper.snapshot()
             save_map(Path(path).expanduser(), snapshot)
         return len(snapshot)
+
+    def _newest_purified(self) -> MapSnapshot:
+        newest = self.purified
+        if newest is None:
+            raise NotAvailableError("purified", "no purified map yet", "Call ~/purify first, or save the raw one.")
+        return newest.as_snapshot()
 
     def load(self, path: str) -> int:
         """Replace the map by a file's; the number of voxels. The map stays as it was when the file is unusable."""

@@ -16,6 +16,8 @@ ARGUMENTS = {
     "backbone": ("", "2D network: nano, segmenter, detector, composite; empty: what params_file says."),
     "backbone_options": ("", "Its options in YAML: '{config: my_model.yaml}'; empty: what params_file says."),
     "pose_source": ("", "pose, odom or tf; empty: what params_file says."),
+    "purify": ("", "true or false: whether the map is purified; empty: what params_file says."),
+    "student": ("", "Student checkpoint to purify with; empty: what params_file says."),
     "bagfile": ("", "A recording to play: ScanNet folder, .sens, rosbag2 or synthetic[:SEED]; empty: live topics."),
     "rate": ("1.0", "Speed of that recording, as a multiple of real time."),
     "rviz": ("false", "Show the map."),
@@ -30,12 +32,21 @@ ARGUMENTS = {
     "points": ("points", "PointCloud2, for input points."),
 }
 TOPICS = ("rgb/image", "rgb/camera_info", "depth/image", "depth/camera_info", "pose", "odom", "points")
-OVERRIDES = {"backbone": "backbone.name", "backbone_options": "backbone.options", "pose_source": "pose_source"}
+OVERRIDES = {
+    "backbone": "backbone.name",
+    "backbone_options": "backbone.options",
+    "pose_source": "pose_source",
+    "purify": "purification.enabled",
+    "student": "purification.student",
+}
 
 
 def mapping_node(context: LaunchContext) -> list[Node]:
     """The node; an argument that was given wins over the parameter file, one that was not leaves it alone."""
-    given = {key: LaunchConfiguration(name).perform(context) for name, key in OVERRIDES.items()}
+    words = {key: LaunchConfiguration(name).perform(context) for name, key in OVERRIDES.items()}
+    given: dict[str, bool | str] = {key: value for key, value in words.items() if value}
+    if "purification.enabled" in given:
+        given["purification.enabled"] = words["purification.enabled"].lower() == "true"
     sim_time = LaunchConfiguration("use_sim_time").perform(context).lower() == "true"
     return [
         Node(
@@ -45,7 +56,7 @@ def mapping_node(context: LaunchContext) -> list[Node]:
             output="screen",
             parameters=[
                 LaunchConfiguration("params_file"),
-                {"use_sim_time": sim_time, **{key: value for key, value in given.items() if value}},
+                {"use_sim_time": sim_time, **given},
             ],
             remappings=[(topic, LaunchConfiguration(topic.replace("/", "_"))) for topic in TOPICS],
             ros_arguments=["--log-level", LaunchConfiguration("log_level")],

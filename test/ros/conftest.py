@@ -219,6 +219,21 @@ def frames() -> list[Any]:
 
 
 @pytest.fixture(scope="session")
+def student(stub: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny student for the stub network, with random weights."""
+    import torch
+
+    from geopurify_core.purification.checkpoint import StudentInfo, save_student
+    from geopurify_core.purification.student import GEOMETRY_CHANNELS, StudentAffinityNetwork
+
+    torch.manual_seed(0)
+    network = StudentAffinityNetwork(stub.feature_dim + GEOMETRY_CHANNELS, hidden=8, out=8, blocks=1)
+    path = tmp_path_factory.mktemp("student") / "stub.safetensors"
+    save_student(path, network, StudentInfo(stub.fingerprint, stub.feature_dim, 8, 8, 1))
+    return path
+
+
+@pytest.fixture(scope="session")
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 

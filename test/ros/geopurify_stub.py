@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +17,22 @@ DIM = 16
 _CORNERS = np.array([[r, g, b] for r in (0, 1) for g in (0, 1) for b in (0, 1)], dtype=np.float32)
 
 
+def held(compute: Callable[..., Any], path: Path) -> Callable[..., Any]:
+    """Purification that obeys a file: with the word ``wait`` it does not go on until the file has gone (but can be
+    stopped), with ``stuck`` it does not even look whether it is to stop, with ``fail`` it fails."""
+
+    def purify(*arguments: Any, progress: Any, cancelled: Any, **more: Any) -> Any:
+        while (word := path.read_text() if path.exists() else "") in ("wait", "stuck"):
+            if word == "wait":
+                progress("student", 0.25)
+            time.sleep(0.01)
+        if word == "fail":
+            raise RuntimeError("the student fails on purpose")
+        return compute(*arguments, progress=progress, cancelled=cancelled, **more)
+
+    return purify
+
+
 class StubBackbone:
     """Features: nearness to the eight corners of the colour cube. Texts: ``corner N``, or anything (hashed).
 
@@ -23,6 +41,7 @@ class StubBackbone:
         delay_s: Time for each image.
         load_s: Time to load.
         nan_every: Answer with NaN on every n-th image; 0 never.
+        hold: A file that rules purification while it exists, see :func:`held`; empty: none.
     """
 
     name = "stub"
@@ -32,11 +51,21 @@ class StubBackbone:
     text_fingerprint = "stub-1"
 
     def __init__(
-        self, fail_every: int = 0, delay_s: float = 0.0, load_s: float = 0.0, nan_every: int = 0, refuse: bool = False
+        self,
+        fail_every: int = 0,
+        delay_s: float = 0.0,
+        load_s: float = 0.0,
+        nan_every: int = 0,
+        refuse: bool = False,
+        hold: str = "",
     ) -> None:
         time.sleep(load_s)
         if refuse:
             raise RuntimeError("no weights")
+        if hold:
+            from geopurify_core.purification import compute
+
+            compute.purify_snapshot = held(compute.purify_snapshot, Path(hold))
         self._fail_every, self._delay_s, self._nan_every = fail_every, delay_s, nan_every
         self._count = 0
 

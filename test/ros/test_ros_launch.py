@@ -63,9 +63,12 @@ def test_arguments_are_described_and_have_defaults(file: str, repository: Path, 
 def test_given_arguments_win_and_others_leave_the_parameter_file_alone(repository: Path, stand_ins: None) -> None:
     module = load(repository / "launch" / "mapping.launch.py")
     context = {"use_sim_time": "true", "backbone": "composite", "backbone_options": "", "pose_source": ""}
+    context |= {"purify": "false", "student": ""}
     (node,) = module.mapping_node(context)
     assert node.kwargs["executable"] == "mapping_node"
-    assert node.kwargs["parameters"][1] == {"use_sim_time": True, "backbone.name": "composite"}
+    expected = {"use_sim_time": True, "backbone.name": "composite", "purification.enabled": False}
+    assert node.kwargs["parameters"][1] == expected
+    assert "purification.enabled" not in module.mapping_node(context | {"purify": ""})[0].kwargs["parameters"][1]
     assert {source for source, _ in node.kwargs["remappings"]} >= {"rgb/image", "depth/image", "pose", "points"}
     replay = load(repository / "launch" / "replay.launch.py")
     given = {"dataset": "a.mcap", "rate": "2", "loop": "true", "lockstep": "", "publish_clock": "false"}
