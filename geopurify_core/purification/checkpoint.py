@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from geopurify_core.errors import NotAvailableError, StudentError
-from geopurify_core.purification.released import FORMAT, VERSION, read_entry, read_tensors
+from geopurify_core.purification.released import VERSION, read_entry, read_tensors
 from geopurify_core.purification.student import GEOMETRY_CHANNELS, StudentAffinityNetwork
 from geopurify_core.purification.trained import Student, StudentInfo
 
@@ -112,10 +112,7 @@ def load_student(path: str | Path, *, device: str | torch.device = "cpu", backbo
     if backbone and info.backbone and info.backbone != backbone:
         raise StudentError("student.backbone", info.backbone, f"It was not trained for {backbone}; name one that was.")
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise StudentError(
-                f"student {name}", str(path), "It holds NaN or infinite weights; use another checkpoint."
-            )
+        _check_values(path, name, tensor)
     # Copies: some are mapped from the file, which may be replaced while the network lives.
     state = {name: value.to(_loaded_dtype(value), copy=True) for name, value in tensors.items()}
     network.load_state_dict(state, assign=True)
@@ -215,8 +212,8 @@ def save_student(path: str | Path, network: StudentAffinityNetwork, info: Studen
             raise StudentError(f"student {name}", str(path), "It holds NaN, or weights beyond float16: see half=False.")
         state[name] = tensor.half() if halved else tensor
     described = {name: value for name, value in asdict(info).items() if name != "extra"}
-    entry = json.dumps({**info.extra, **described}, sort_keys=True)
-    _replace(path, save(state, metadata={"format": FORMAT, "version": str(VERSION), "student": entry}))
+    entry = json.dumps({**info.extra, **described, "version": VERSION}, sort_keys=True)
+    _replace(path, save(state, metadata={"student": entry}))  # one key: of several, safetensors shuffles the order
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from geopurify_core.errors import StudentError
 
-FORMAT = "geopurify-student"
 VERSION = 1
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _STATE = "model_state_dict"
@@ -73,14 +72,12 @@ def _foreign(path: Path, error: Exception) -> StudentError:
 def _entry_of(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any] | None:
     if not metadata or "student" not in metadata:
         return None
-    if metadata.get("format", FORMAT) != FORMAT:
-        raise StudentError("student.format", metadata["format"], f"Expected {FORMAT}.")
-    version = metadata.get("version", str(VERSION))
-    if not version.isdecimal() or int(version) > VERSION:
-        raise StudentError("student.version", version, f"This program reads up to {VERSION}; install a newer one.")
     entry = json.loads(metadata["student"])
     if not isinstance(entry, dict):
         raise StudentError("student", str(path), "Its student entry must be a JSON object.")
+    version = entry.pop("version", VERSION)
+    if type(version) is not int or version > VERSION:
+        raise StudentError("student.version", version, f"This program reads up to {VERSION}; install a newer one.")
     return entry
 
 
