@@ -158,7 +158,7 @@ def _gather(keys, coords, normals, rows, columns, moments, sides):  # type: igno
             while at < total and keys[at] < first:
                 at += 1
             starts[c] = at
-            while at < total and keys[at] <= first + 2 * reach:
+            while at < total and 0 <= keys[at] - first <= 2 * reach:  # as a sum it could overflow
                 dz = coords[at, 2] - coords[row, 2]
                 # Keys carry from one axis into the next at the end of the range, coordinates do not.
                 if coords[at, 0] - coords[row, 0] == dx and coords[at, 1] - coords[row, 1] == dy:
@@ -198,7 +198,7 @@ def _gather_numpy(
             other = hit[(offset[hit] != 0).any(axis=1)]
             weight = 1.0 / (offset[other] ** 2).sum(axis=1)
             sides[other] += weight[:, None] * normals[near[other]]
-            at += keys[near] <= first + 2 * reach
+            at += (keys[near] >= first) & (keys[near] - first <= 2 * reach)
 
 
 # -- meshes ----------------------------------------------------------------------------------------------------------
@@ -237,5 +237,5 @@ def mesh_vertex_normals(vertices: NDArray[np.floating], faces: NDArray[np.intege
         axis=1,
     )
     length = np.linalg.norm(sums, axis=1, keepdims=True)
-    normals: NDArray[np.float32] = np.divide(sums, length, out=np.zeros_like(sums), where=length > 0).astype(np.float32)
-    return normals
+    normals = np.divide(sums, length, out=np.zeros(sums.shape), where=length > 0)
+    return normals.astype(np.float32)
