@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from geopurify_core import __version__
-from geopurify_core.cli import bag, evaluate, export, info, mapping, query
+from geopurify_core.cli import bag, evaluate, export, info, mapping, purify, query
 from geopurify_core.cli.common import OneLineErrors, out, set_up_logging
 
 app = typer.Typer(
@@ -40,6 +40,7 @@ def start(
 
 
 app.command("map")(mapping.map_dataset)
+app.command("purify")(purify.purify_map)
 app.command("query")(query.query_map)
 app.command("export")(export.export_map)
 app.command("config")(info.print_config)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -85,3 +87,17 @@ def parse_up(text: str | None) -> tuple[float, float, float] | None:
     except ValueError as error:
         raise InvalidConfigError("--up", text, 'Give three numbers, for example --up "0 0 1".') from error
     return x, y, z
+
+
+def check_destination(path: Path) -> None:
+    """Find out before the work, not after it, that the map cannot be written."""
+    if path.is_dir():
+        raise InvalidConfigError("--out", str(path), "That is a folder; give the name of a file in it.")
+    if path.exists() and not path.is_file():
+        raise InvalidConfigError("--out", str(path), "That is a device or a pipe; give the name of a file.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidConfigError("--out", str(path), f"Its folder cannot be made: {error.strerror}.") from error
+    if not os.access(path.parent, os.W_OK):
+        raise InvalidConfigError("--out", str(path), "Its folder is read-only; choose another one.")

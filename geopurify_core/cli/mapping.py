@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import threading
 import time
@@ -20,14 +19,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from geopurify_core import __version__
-from geopurify_core.cli.common import INTERRUPTED, err, load_config, out, parse_options
+from geopurify_core.cli.common import INTERRUPTED, check_destination, err, load_config, out, parse_options
 from geopurify_core.config import BackboneConfig, Config
-from geopurify_core.errors import BackboneError, DatasetError, InvalidConfigError, InvalidFrameError
+from geopurify_core.errors import BackboneError, DatasetError, InvalidFrameError
 
 if TYPE_CHECKING:
     from geopurify_core.datasets import RGBDDataset
     from geopurify_core.frame import RGBDFrame
+    from geopurify_core.mapping.snapshot import MapSnapshot
     from geopurify_core.pipeline import SemanticMapper
+    from geopurify_core.purification.checkpoint import Student
 
 log = logging.getLogger(__name__)
 
@@ -65,24 +66,35 @@ def map_dataset(
     stride: Annotated[int, typer.Option(min=1, help="Use every n-th frame.")] = 1,
     max_frames: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")] = None,
     image: Annotated[Path | None, typer.Option(help="Also draw the map into this picture.")] = None,
+    purify: Annotated[
+        bool, typer.Option("--purify", help="Also write a purified map beside it, named OUT with _purified.")
+    ] = False,
 ) -> None:
     """Map a recording: every frame is seen by the backbone and fused into a voxel map, which is then saved."""
+    from geopurify_core.cli.purify import purified_path, require_student
     from geopurify_core.datasets import open_dataset
     from geopurify_core.mapping.store import save_map
     from geopurify_core.pipeline import SemanticMapper
 
     settings = effective_config(config, setting or [], backbone, backbone_option or [])
     recording = open_dataset(dataset, **parse_options(dataset_option or [], "--dataset-option"))
-    _check_destination(out_path)
+    check_destination(out_path)
     mapper = SemanticMapper(settings)
+    student = None
+    if purify:
+        check_destination(purified_path(out_path))
+        student = require_student(settings.purification, mapper.backbone.fingerprint, mapper.backbone.feature_dim)
     run = integrate_all(mapper, recording, stride, max_frames)
     if run.failure is not None and not run.integrated:
         raise run.failure
     if not run.integrated:
         raise DatasetError(f"dataset {dataset}", dict(run.skipped), f"No map was written. {run.last_rejection}".strip())
     snapshot = mapper.snapshot()
-    save_map(out_path, snapshot, extra=_provenance(settings, recording.name, run))
+    extra = _provenance(settings, recording.name, run)
+    save_map(out_path, snapshot, extra=extra)
     _report(mapper, run, out_path)
+    if student is not None and not run.interrupted:
+        _purify(snapshot, settings, student, purified_path(out_path), extra)
     if image is not None:
         from geopurify_core.viz import draw_map
 
@@ -94,6 +106,14 @@ def map_dataset(
         raise typer.Exit(INTERRUPTED)
 
 
+def _purify(snapshot: MapSnapshot, config: Config, student: Student, path: Path, extra: dict[str, Any]) -> None:
+    from geopurify_core.cli.purify import purify_visibly, save_purified, step_seconds
+
+    purification = purify_visibly(snapshot, config.purification, student)
+    save_purified(path, purification, extra, config)
+    out.print(f"purified  {path} in {step_seconds(purification)}", markup=False, soft_wrap=True)
+
+
 def effective_config(path: str | None, pairs: list[str], backbone: str | None, options: list[str]) -> Config:
     """Defaults, then the file, then ``--set``, then ``--backbone`` and its options."""
     config = load_config(path, pairs)
@@ -101,20 +121,6 @@ def effective_config(path: str | None, pairs: list[str], backbone: str | None, o
     if backbone is None or backbone == config.backbone.name:
         return replace(config, backbone=BackboneConfig(config.backbone.name, {**config.backbone.options, **given}))
     return replace(config, backbone=BackboneConfig(backbone, given))
-
-
-def _check_destination(path: Path) -> None:
-    """Find out before the work, not after it, that the map cannot be written."""
-    if path.is_dir():
-        raise InvalidConfigError("--out", str(path), "That is a folder; give the name of a file in it.")
-    if path.exists() and not path.is_file():
-        raise InvalidConfigError("--out", str(path), "That is a device or a pipe; give the name of a file.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InvalidConfigError("--out", str(path), f"Its folder cannot be made: {error.strerror}.") from error
-    if not os.access(path.parent, os.W_OK):
-        raise InvalidConfigError("--out", str(path), "Its folder is read-only; choose another one.")
 
 
 def integrate_all(mapper: SemanticMapper, recording: RGBDDataset, stride: int, max_frames: int | None) -> _Run:

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from geopurify_core.cli.common import err, load_config, out, parse_up
+from geopurify_core.querying.checks import check_texts
 from geopurify_core.querying.results import DetectedObject, QueryResult
 
 
@@ -26,13 +27,18 @@ def query_map(
         Path | None, typer.Option(help="Draw the answer; with several texts, one picture each, named NAME_<text>.")
     ] = None,
     up: Annotated[str | None, typer.Option(help='Up direction of the map for the pictures, as "0 0 1".')] = None,
-    config: Annotated[str | None, typer.Option(help="YAML file with query settings.")] = None,
+    config: Annotated[str | None, typer.Option(help="YAML file with query and purification settings.")] = None,
+    purified: Annotated[
+        bool, typer.Option("--purified", help="Purify first, for these texts only; `geopurify purify` keeps the work.")
+    ] = False,
 ) -> None:
     """Ask a map for objects by name."""
     from geopurify_core.cli.text_side import open_engine
 
     direction = parse_up(up)
-    engine = open_engine(map_path, load_config(config).query)
+    settings = load_config(config)
+    check_texts(texts, settings.query)  # before the work, not after it
+    engine = open_engine(map_path, settings.query, settings.purification if purified else None)
     results = engine.query(texts, max_objects=max_objects, min_score=min_score)
     if as_json:
         typer.echo(json.dumps(as_plain(results), ensure_ascii=False, indent=2))

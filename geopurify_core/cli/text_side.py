@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from geopurify_core.config import PurificationConfig, QueryConfig
 from geopurify_core.errors import GeoPurifyError, MapMismatchError
 from geopurify_core.mapping.snapshot import MapSnapshot
 from geopurify_core.querying.engine import QueryEngine
@@ -83,9 +84,20 @@ def _from_backbone(wanted: str, extra: Mapping[str, Any]) -> TextSide:
     return TextSide(backbone, backbone.feature_dim, wanted)
 
 
-def open_engine(path: Path, config: Any) -> QueryEngine:
-    """A query engine over the map file at ``path``."""
+def open_engine(path: Path, config: QueryConfig, purification: PurificationConfig | None = None) -> QueryEngine:
+    """A query engine over the map file at ``path``.
+
+    Args:
+        path: A raw or a purified map.
+        config: Query settings.
+        purification: Given: purify a raw map first, in score space, which is quickest for the few texts of one
+            command. A purified map is asked as it is.
+    """
+    from geopurify_core.cli.purify import purify_visibly
     from geopurify_core.mapping.store import load_map, read_extra
 
     snapshot = load_map(path)
-    return QueryEngine(snapshot, text_side(snapshot, read_extra(path)), config)  # type: ignore[arg-type]
+    encoder: Any = text_side(snapshot, read_extra(path))
+    if purification is None or snapshot.purified:
+        return QueryEngine(snapshot, encoder, config)
+    return QueryEngine.of_purification(purify_visibly(snapshot, purification, pool="scores"), encoder, config)

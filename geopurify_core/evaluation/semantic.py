@@ -29,7 +29,7 @@ def evaluate_map(engine: QueryEngine, scene: LabelledScene, names: Sequence[str]
     """mIoU, mAcc and the rest, over every voxel near a labelled surface, each voxel labelled by its best class name.
 
     Args:
-        engine: The map.
+        engine: The map, raw or purified.
         scene: What is where.
         names: The classes to tell apart, by default the scene's; voxels of the scene's other classes do not count.
     """
@@ -40,3 +40,8 @@ def evaluate_map(engine: QueryEngine, scene: LabelledScene, names: Sequence[str]
     predicted, _ = engine.segment(names)
     truth = table[scene.ground_truth(engine.snapshot.centers_m)]
     return scores(confusion_matrix(truth, predicted, len(names)), names)
+
+
+def difference(before: SegmentationScores, after: SegmentationScores) -> dict[str, float]:
+    """What ``after`` has gained (negative: lost) in ``miou``, ``macc`` and ``accuracy``."""
+    return {name: getattr(after, name) - getattr(before, name) for name in ("miou", "macc", "accuracy")}
