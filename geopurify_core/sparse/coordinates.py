@@ -15,11 +15,13 @@ from torch import Tensor
 
 from geopurify_core.errors import SparseError
 from geopurify_core.mapping.keys import COORD_LIMIT
-from geopurify_core.sparse.kernel_map import KernelMap, pool_map, submanifold_map, voxel_keys
+from geopurify_core.sparse.kernel_map import KernelMap, pool_map, submanifold_map, unpack_keys, voxel_keys
 
 
 class CoordinateMap:
     """Distinct integer voxel coordinates and everything that follows from them alone.
+
+    Rows in key order (x, then y, then z) are fastest: neighbours lie close together in memory.
 
     Args:
         coords: (V, 3) integer voxel coordinates, tensor or array, in any order; kept as int32.
@@ -27,17 +29,23 @@ class CoordinateMap:
 
     Raises:
         SparseError: Coordinates of another shape, not integer, outside [-2^20, 2^20), twice, or off the stride.
+
+    Attributes:
+        coords: (V, 3) int32, in the caller's order.
+        sorted_keys: (V,) int64 keys in ascending order.
+        order: Row of each sorted key, or None where the rows came in key order.
+        extent: Least and greatest coordinate on any axis.
+        finer: The map that this one was made from by :meth:`coarser`, or None.
     """
 
     def __init__(self, coords: Any, stride: int = 1) -> None:
         self.coords = _checked(coords, stride)
         self.stride = stride
         self.extent = (int(self.coords.min()), int(self.coords.max())) if len(self.coords) else (0, 0)
-        keys = voxel_keys(self.coords)
-        self.sorted_keys, self.order = torch.sort(keys)
-        if bool((self.sorted_keys[1:] == self.sorted_keys[:-1]).any()):
-            raise _duplicate(self.coords, self.sorted_keys, self.order)
-        self.is_sorted = bool((keys[1:] > keys[:-1]).all())
+        self.sorted_keys, self.order = _sorted(voxel_keys(self.coords))
+        twice = (self.sorted_keys[1:] == self.sorted_keys[:-1]).nonzero()
+        if len(twice):
+            raise _duplicate(self.coords, self.order, int(twice[0, 0]))
         self.finer: CoordinateMap | None = None
         self._coarser: CoordinateMap | None = None
         self._maps: dict[int, KernelMap] = {}
@@ -67,7 +75,7 @@ class CoordinateMap:
         if self._coarser is None:
             stride = 2 * self.stride
             cells = torch.div(self.coords, stride, rounding_mode="floor") * stride
-            self._coarser = CoordinateMap(torch.unique(cells, dim=0), stride)
+            self._coarser = CoordinateMap(unpack_keys(torch.unique(voxel_keys(cells))), stride)
             self._coarser.finer = self
         return self._coarser
 
@@ -95,9 +103,16 @@ def _checked(coords: Any, stride: int) -> Tensor:
     return tensor.to(torch.int32).contiguous()
 
 
-def _duplicate(coords: Tensor, sorted_keys: Tensor, order: Tensor) -> SparseError:
-    first = int((sorted_keys[1:] == sorted_keys[:-1]).nonzero()[0, 0])
-    rows = sorted((int(order[first]), int(order[first + 1])))
+def _sorted(keys: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Keys in order, and the rows they came from, or None where they were in order."""
+    if bool((keys[1:] >= keys[:-1]).all()):
+        return keys, None
+    ordered, order = torch.sort(keys)
+    return ordered, order
+
+
+def _duplicate(coords: Tensor, order: Tensor | None, position: int) -> SparseError:
+    rows = sorted((position, position + 1) if order is None else order[position : position + 2].tolist())
     return SparseError(
         "coords", tuple(coords[rows[0]].tolist()), f"Rows {rows[0]} and {rows[1]} are the same voxel; keep one of them."
     )

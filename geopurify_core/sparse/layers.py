@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from geopurify_core.errors import SparseError
-from geopurify_core.sparse.convolution import DEFAULT_BLOCK_ROWS, convolve
+from geopurify_core.sparse.convolution import convolve
 from geopurify_core.sparse.kernel_map import KernelMap
 from geopurify_core.sparse.tensor import SparseTensor
 
@@ -23,7 +23,7 @@ class _Convolution(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, bias: bool) -> None:
         super().__init__()
         self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, kernel_size
-        self.block_rows = DEFAULT_BLOCK_ROWS
+        self.block_rows: int | None = None
         volume = kernel_size**3
         shape = (in_channels, out_channels) if volume == 1 else (volume, in_channels, out_channels)
         self.kernel = nn.Parameter(torch.empty(shape))
