@@ -36,7 +36,7 @@ def write_cloud(
     Args:
         snapshot: The map.
         path: A `.ply` or `.pcd` file; its folder is made, a file there is replaced once the new one is complete.
-        names: What the labels mean; written as comments.
+        names: What the labels mean; written as comments, as is whether the map's features are raw or purified.
         label: (N,) int32 index into ``names``, -1 for none; by default -1 everywhere.
         confidence: (N,) float32 in [0, 1]; by default 0.
         palette: (len(names), 3) uint8 label colours; by default :func:`distinct_colors`.
@@ -52,7 +52,9 @@ def write_cloud(
     if target.exists() and not target.is_file():
         raise InvalidConfigError("cloud file", str(path), "That is a folder, a device or a pipe; name a file.")
     points = to_points(snapshot, names, label, confidence, palette, paint_labels)
-    header, points = writers[target.suffix.lower()](points, names)
+    notes = [f"features purified by {snapshot.purified}" if snapshot.purified else "features raw"]
+    notes += [f"label {index} {name}" for index, name in enumerate(names)]
+    header, points = writers[target.suffix.lower()](points, [_one_line(note) for note in notes])
     partial = target.with_name(f".{target.name}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -101,9 +103,9 @@ def distinct_colors(count: int) -> NDArray[np.uint8]:
     return table
 
 
-def _ply_header(points: NDArray[np.void], names: Sequence[str]) -> tuple[str, NDArray[np.void]]:
+def _ply_header(points: NDArray[np.void], notes: Sequence[str]) -> tuple[str, NDArray[np.void]]:
     fields = [f"property {_PLY_NAMES[points.dtype[name].str]} {name}" for name in points.dtype.names or ()]
-    comments = [f"comment label {index} {_one_line(name)}" for index, name in enumerate(names)]
+    comments = [f"comment {note}" for note in notes]
     lines = [
         "ply", "format binary_little_endian 1.0", "comment written by geopurify; metres", *comments,
         f"element vertex {len(points)}", *fields, "end_header",
@@ -111,7 +113,7 @@ def _ply_header(points: NDArray[np.void], names: Sequence[str]) -> tuple[str, ND
     return "\n".join(lines) + "\n", points
 
 
-def _pcd_header(points: NDArray[np.void], names: Sequence[str]) -> tuple[str, NDArray[np.void]]:
+def _pcd_header(points: NDArray[np.void], notes: Sequence[str]) -> tuple[str, NDArray[np.void]]:
     """PCL packs a colour into the bits of one float."""
     kept = [name for name in points.dtype.names or () if name not in ("red", "green", "blue")]
     packed = np.zeros(len(points), dtype=[*((name, points.dtype[name].str) for name in kept), ("rgb", "<u4")])
@@ -120,7 +122,7 @@ def _pcd_header(points: NDArray[np.void], names: Sequence[str]) -> tuple[str, ND
     packed["rgb"] = sum(
         points[name].astype(np.uint32) << shift for name, shift in (("red", 16), ("green", 8), ("blue", 0))
     )
-    comments = [f"# label {index} {_one_line(name)}" for index, name in enumerate(names)]
+    comments = [f"# {note}" for note in notes]
     fields = [f"normal_{name[1]}" if name in ("nx", "ny", "nz") else name for name in (*kept, "rgb")]
     types = ["I" if name == "label" else "F" for name in (*kept, "rgb")]
     lines = [

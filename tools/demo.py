@@ -39,6 +39,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "demo")
     parser.add_argument("--seed", type=int, default=3, help="apartment (the network was trained on seeds from 1000 on)")
     parser.add_argument("--frames", type=int, default=240)
+    parser.add_argument("--student", default="", help="checkpoint to purify with (the shipped one)")
     return parser.parse_args()
 
 
@@ -55,7 +56,8 @@ def _run_graph(arguments: argparse.Namespace, out: Path) -> dict[str, Any]:
     rclpy.init()
     client = Client()
     try:
-        with running("mapping_node", logs / "mapping_node.log", {}) as mapping:
+        settings = {"purification.student": arguments.student} if arguments.student else {}
+        with running("mapping_node", logs / "mapping_node.log", settings) as mapping:
             _say("Starting the mapping node (the first start compiles its kernels: up to a minute) …")
             client.wait_until_ready(mapping, 180.0)
             started = time.monotonic()
@@ -126,9 +128,7 @@ def _ask(client: Client, arguments: argparse.Namespace, out: Path) -> dict[str, 
     purified = _purify(client)
     purified |= judge(client, truth, purified=True)
     client.save(out / PURIFIED_MAP, purified=True)
-    semantic = purified.pop(
-        "semantic"
-    )  # its figures stand beside the rest, so that report["purified"]["miou"] is short
+    semantic = purified.pop("semantic")  # beside the rest: report["purified"]["miou"]
     gain = {name: semantic[name] - raw["semantic"][name] for name in ("miou", "macc", "accuracy")}
     gain["first_is_right"] = count_right(purified["queries"]) - count_right(raw["queries"])
     report["purified"] = semantic | purified | {"gain": gain}
@@ -142,9 +142,9 @@ def _purify(client: Client) -> dict[str, Any]:
     with Progress("Purifying", BarColumn(), TextColumn("{task.fields[step]}")) as progress:
         task = progress.add_task("purify", total=1.0, step="")
         answer = client.purify(lambda now: progress.update(task, completed=now.progress, step=now.step))
-        progress.update(
-            task, completed=1.0, step=f"{answer.num_voxels:,} voxels in {answer.seconds:.1f} s ({answer.mode})"
-        )
+        words = f"{answer.num_voxels:,} voxels in {answer.seconds:.1f} s ({answer.mode})"
+        progress.update(task, completed=1.0, step=words)
+    client.listen(1.5)  # until the status tells of it
     return {
         "seconds": round(answer.seconds, 2),
         "mode": answer.mode,

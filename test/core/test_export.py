@@ -1,5 +1,7 @@
 """Clouds read back by another program's reader, and by hand."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -59,14 +61,17 @@ def test_labels_colours_and_confidence(tmp_path):
     write_cloud(map_, tmp_path / "a.ply", names, label, confidence)
     points, comments = read_ply(tmp_path / "a.ply")
     assert "comment label 1 dining table" in comments
+    assert "comment features raw" in comments
     np.testing.assert_array_equal(points["label"], label)
     np.testing.assert_array_equal(points["confidence"], confidence)
     colors = np.stack([points["red"], points["green"], points["blue"]], 1)
     for i in range(3):
         np.testing.assert_array_equal(colors[label == i], np.tile(distinct_colors(3)[i], (np.sum(label == i), 1)))
     assert (colors[label == -1] == 150).all()
-    write_cloud(map_, tmp_path / "a.ply", names, label, confidence, paint_labels=False)
-    points, _ = read_ply(tmp_path / "a.ply")
+    purified = dataclasses.replace(map_, purified="student:1|k=96")
+    write_cloud(purified, tmp_path / "a.ply", names, label, confidence, paint_labels=False)
+    points, comments = read_ply(tmp_path / "a.ply")
+    assert "comment features purified by student:1|k=96" in comments
     np.testing.assert_array_equal(points["green"], map_.rgb[:, 1])
 
 
