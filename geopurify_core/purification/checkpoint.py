@@ -45,17 +45,19 @@ _FLOAT16_MAX = 65504.0
 # -- finding ---------------------------------------------------------------------------------------------------------
 
 
-def find_student(path: str | Path, backbone: str, *, device: str | torch.device = "auto") -> Student | None:
+def find_student(
+    path: str | Path, backbone: str, *, device: str | torch.device = "auto", engine: str = "torch"
+) -> Student | None:
     """The student for maps of ``backbone``: the one at ``path``, or where that is empty the shipped one, or None.
 
     Raises:
         StudentError: The file cannot be read, or says that it was trained for another backbone.
-        NotAvailableError: The device is not there.
+        NotAvailableError: The device or the engine is not there.
     """
     found = Path(path) if str(path) else shipped_student(backbone)
     if found is None:
         return None
-    student = load_student(found, device=device)
+    student = load_student(found, device=device, engine=engine)
     student.check_backbone(backbone)
     if not student.backbone:
         log.warning("%s does not say which backbone it was trained for; it is taken to be %s", found, backbone)
@@ -88,13 +90,16 @@ def resolve_device(device: str | torch.device) -> torch.device:
 # -- reading ---------------------------------------------------------------------------------------------------------
 
 
-def load_student(path: str | Path, *, device: str | torch.device = "cpu", backbone: str = "") -> Student:
+def load_student(
+    path: str | Path, *, device: str | torch.device = "cpu", backbone: str = "", engine: str = "torch"
+) -> Student:
     """A student from a safetensors file of ours or a released torch checkpoint; its sizes follow from the weights.
 
     Args:
         path: The file.
         device: ``auto``, or a torch device.
         backbone: Fingerprint to assume where the file does not say which backbone it is for.
+        engine: Implementation of the sparse layers (``sparse.engine`` in the configuration).
 
     Returns:
         Network in evaluation mode, float32, without gradients; what the file says; identity of the weights.
@@ -102,12 +107,12 @@ def load_student(path: str | Path, *, device: str | torch.device = "cpu", backbo
     Raises:
         StudentError: No file, truncated, weights missing or foreign, shapes that contradict each other or the
             description, weights that are not finite, or another backbone than ``backbone``.
-        NotAvailableError: The device is not there.
+        NotAvailableError: The device or the engine is not there.
     """
     path = Path(path)
     target = resolve_device(device)
     tensors, entry = read_tensors(path)
-    network = _network_for(path, tensors)
+    network = _network_for(path, tensors, engine)
     info = _sizes(network) if entry is None else _agreed(StudentInfo.from_dict(entry), _sizes(network))
     if backbone and info.backbone and info.backbone != backbone:
         raise StudentError("student.backbone", info.backbone, f"It was not trained for {backbone}; name one that was.")
@@ -145,7 +150,7 @@ def _agreed(described: StudentInfo, measured: StudentInfo) -> StudentInfo:
     return described
 
 
-def _network_for(path: Path, tensors: Mapping[str, Tensor]) -> StudentAffinityNetwork:
+def _network_for(path: Path, tensors: Mapping[str, Tensor], engine: str) -> StudentAffinityNetwork:
     """An empty network (on torch's meta device) of the sizes that the weights have, once names and shapes agree."""
     stem, head = tensors.get("input_layer.0.kernel"), tensors.get("output_layer.kernel")
     if stem is None or head is None or stem.dim() != 3 or head.dim() != 2:
@@ -155,7 +160,7 @@ def _network_for(path: Path, tensors: Mapping[str, Tensor]) -> StudentAffinityNe
     if in_channels <= GEOMETRY_CHANNELS or min(hidden, out) < 1:
         raise StudentError("student input_layer.0.kernel", tuple(stem.shape), "Expected (27, features + 6, hidden).")
     with torch.device("meta"):
-        network = StudentAffinityNetwork(in_channels, hidden, out, blocks)
+        network = StudentAffinityNetwork(in_channels, hidden, out, blocks, engine=engine)
     expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     if expected.keys() != tensors.keys():
         raise _foreign_keys(path, set(expected), set(tensors))

@@ -237,5 +237,5 @@ def mesh_vertex_normals(vertices: NDArray[np.floating], faces: NDArray[np.intege
         axis=1,
     )
     length = np.linalg.norm(sums, axis=1, keepdims=True)
-    normals = np.divide(sums, length, out=np.zeros(sums.shape), where=length > 0)
-    return normals.astype(np.float32)
+    unit = np.divide(sums, length, out=np.zeros(sums.shape), where=length > 0)
+    return np.asarray(unit, dtype=np.float32)

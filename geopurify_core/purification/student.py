@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from geopurify_core.errors import InvalidConfigError, PurificationError, SparseError
-from geopurify_core.sparse import CoordinateMap, SparseBatchNorm, SparseReLU, SparseTensor, SubmanifoldConv3d
+from geopurify_core.sparse import CoordinateMap, SparseTensor
+from geopurify_core.sparse.engine import Engine, load_engine
 
 GEOMETRY_CHANNELS = 6  # r g b nx ny nz, after the semantic ones
 _MAP_BYTES = 27 * 8 + 64  # most kernel map and keys a voxel can cost
@@ -27,24 +28,24 @@ Cancelled = Callable[[], bool]
 class ResidualBlock(nn.Module):
     """relu(x + norm2(conv2(relu(norm1(conv1(x))))))."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, engine: Engine) -> None:
         super().__init__()
-        self.conv1 = SubmanifoldConv3d(channels, channels)
-        self.norm1 = SparseBatchNorm(channels)
-        self.conv2 = SubmanifoldConv3d(channels, channels)
-        self.norm2 = SparseBatchNorm(channels)
+        self.conv1 = engine.SubmanifoldConv3d(channels, channels)
+        self.norm1 = engine.SparseBatchNorm(channels)
+        self.conv2 = engine.SubmanifoldConv3d(channels, channels)
+        self.norm2 = engine.SparseBatchNorm(channels)
 
-    def first_half(self, x: SparseTensor) -> SparseTensor:
+    def first_half(self, x: Any) -> Any:
         """relu(norm1(conv1(x)))."""
         h = self.norm1(self.conv1(x))
-        return h.replace(h.features.relu_())  # type: ignore[no-any-return]
+        return h.replace(h.features.relu_())
 
-    def second_half(self, h: SparseTensor, x: SparseTensor) -> SparseTensor:
+    def second_half(self, h: Any, x: Any) -> Any:
         """relu(x + norm2(conv2(h)))."""
         h = self.norm2(self.conv2(h))
         return h.replace(h.features.add_(x.features).relu_())
 
-    def forward(self, x: SparseTensor) -> SparseTensor:
+    def forward(self, x: Any) -> Any:
         """(V, C) to (V, C) on the same voxels."""
         return self.second_half(self.first_half(x), x)
 
@@ -57,14 +58,18 @@ class StudentAffinityNetwork(nn.Module):
         hidden: Width of the body; 512 as published, 64 to 128 for machines without a GPU (cost goes with its square).
         out: Width of the embedding.
         blocks: Residual blocks.
+        engine: ``torch``, or ``minkowski`` where it is installed; the same weights and results.
 
     Raises:
-        InvalidConfigError: A width below 1 or a negative number of blocks.
+        InvalidConfigError: A width below 1, a negative number of blocks, or another engine.
+        NotAvailableError: MinkowskiEngine is not there.
 
     Source: GeoPurify, appendix A.1; ``models/affinity_module.py`` of the released code.
     """
 
-    def __init__(self, in_channels: int = 518, hidden: int = 512, out: int = 128, blocks: int = 4) -> None:
+    def __init__(
+        self, in_channels: int = 518, hidden: int = 512, out: int = 128, blocks: int = 4, *, engine: str = "torch"
+    ) -> None:
         super().__init__()
         for name, value, least in (
             ("in_channels", in_channels, 1), ("hidden", hidden, 1), ("out", out, 1), ("blocks", blocks, 0),
@@ -72,11 +77,15 @@ class StudentAffinityNetwork(nn.Module):
             if value < least:
                 raise InvalidConfigError(f"student.{name}", value, f"It must be {least} or more.")
         self.in_channels, self.hidden, self.out, self.blocks = in_channels, hidden, out, blocks
+        layers = load_engine(engine)
+        self._tensor = layers.SparseTensor
         self.input_layer = nn.Sequential(
-            SubmanifoldConv3d(in_channels, hidden), SparseBatchNorm(hidden), SparseReLU(inplace=True)
+            layers.SubmanifoldConv3d(in_channels, hidden),
+            layers.SparseBatchNorm(hidden),
+            layers.SparseReLU(inplace=True),
         )
-        self.res_blocks = nn.ModuleList(ResidualBlock(hidden) for _ in range(blocks))
-        self.output_layer = SubmanifoldConv3d(hidden, out, kernel_size=1)
+        self.res_blocks = nn.ModuleList(ResidualBlock(hidden, layers) for _ in range(blocks))
+        self.output_layer = layers.SubmanifoldConv3d(hidden, out, kernel_size=1)
 
     @property
     def receptive_field(self) -> int:
@@ -86,12 +95,18 @@ class StudentAffinityNetwork(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the parameters are, and where inputs are moved to."""
-        return self.output_layer.kernel.device
+        return self._kernel.device
+
+    @property
+    def _kernel(self) -> Tensor:
+        kernel = self.output_layer.kernel
+        assert isinstance(kernel, Tensor)
+        return kernel
 
     def workspace_bytes(self, num_voxels: int) -> int:
-        """Most memory :meth:`embed` takes beside parameters, coordinates, input and output: three hidden activations,
+        """Most memory :meth:`embed` takes beside parameters, input and output: the sorted input, three activations,
         and the neighbour lists of fully occupied surroundings."""
-        return num_voxels * (3 * 4 * self.hidden + _MAP_BYTES) + (64 << 20)
+        return num_voxels * (4 * self.in_channels + 3 * 4 * self.hidden + _MAP_BYTES) + (64 << 20)
 
     def forward(self, coords: Any, features: Any = None) -> Tensor:
         """Embeddings in the order of the rows given; differentiable, batch statistics in train mode.
@@ -112,7 +127,7 @@ class StudentAffinityNetwork(nn.Module):
         x, back = self._prepared(coords, features)
         if not len(x.coordinates):
             return x.features.new_empty(0, self.out)
-        out = self._run(x, lambda _: None).features
+        out = self._run(x.coordinates, x.features, lambda _: None)
         return out if back is None else out[back]
 
     def embed(
@@ -145,14 +160,14 @@ class StudentAffinityNetwork(nn.Module):
                 x, back = self._prepared(coords, features)
                 if not len(x.coordinates):
                     return x.features.new_empty(0, self.out)
-                out = self._run(x, tick).features
+                out = self._run(x.coordinates, x.features, tick)
                 return out if back is None else out[back]
         finally:
             self.train(was_training)
 
-    def _run(self, x: SparseTensor, tick: Progress) -> SparseTensor:
+    def _run(self, coordinates: CoordinateMap, features: Tensor, tick: Progress) -> Tensor:
         convolutions = 1 + 2 * self.blocks
-        x = self.input_layer(x)
+        x = self.input_layer(self._tensor(features, coordinates))
         tick(1 / convolutions)
         for i, block in enumerate(self.res_blocks):
             assert isinstance(block, ResidualBlock)
@@ -160,8 +175,8 @@ class StudentAffinityNetwork(nn.Module):
             tick((2 + 2 * i) / convolutions)
             x = block.second_half(h, x)
             tick((3 + 2 * i) / convolutions)
-        out: SparseTensor = self.output_layer(x)
-        return out
+        embeddings: Tensor = self.output_layer(x).features
+        return embeddings
 
     def _prepared(self, coords: Any, features: Any) -> tuple[SparseTensor, Tensor | None]:
         """The input in key order, checked, on the network's device; and the rows that undo the sorting, if it was any.
@@ -179,9 +194,9 @@ class StudentAffinityNetwork(nn.Module):
             raise SparseError(
                 "features.shape", tuple(values.shape), f"Give one row for each of the {len(coordinates)} voxels."
             )
-        if coordinates.is_sorted:
-            return SparseTensor(values, coordinates), None
         order = coordinates.order
+        if order is None:
+            return SparseTensor(values, coordinates), None
         back = torch.empty_like(order)
         back[order] = torch.arange(len(order), device=order.device)
         return SparseTensor(values[order], CoordinateMap(coordinates.coords[order])), back
@@ -194,7 +209,7 @@ class StudentAffinityNetwork(nn.Module):
                 f"This student takes (V, {self.in_channels}): {self.in_channels - GEOMETRY_CHANNELS} semantic, r g b, "
                 "nx ny nz.",
             )
-        values = features.to(self.device, self.output_layer.kernel.dtype)
+        values = features.to(self.device, self._kernel.dtype)
         if not bool(torch.isfinite(values.detach().sum(dim=1)).all()):
             bad = int((~torch.isfinite(values)).any(dim=1).sum())
             if bad:

@@ -219,6 +219,20 @@ def test_embedding_leaves_the_mode_alone_and_tells_its_progress() -> None:
     torch.testing.assert_close(found, network.eval()(coords, features).detach())
 
 
+def test_the_memory_it_takes_is_bounded() -> None:
+    """Everything torch allocates at once, counted by its profiler, stays below what the network announces."""
+    network = StudentAffinityNetwork(134, 160, 32, 1)
+    coords = np.random.default_rng(0).permutation(
+        np.stack(np.meshgrid(np.arange(90), np.arange(90), [0, 1], indexing="ij"), -1).reshape(-1, 3)
+    )
+    features = np.zeros((len(coords), 134), dtype=np.float32)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        network.embed(coords, features)
+    steps = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    peak = np.cumsum([e.nbytes() for e in sorted(steps, key=lambda e: e.start_ns())]).max()
+    assert 3 * 4 * 160 * len(coords) / 2 < peak < network.workspace_bytes(len(coords)) - (32 << 20)
+
+
 @pytest.mark.parametrize("hidden", [64, 96, 128])
 def test_narrow_students_learn(hidden: int) -> None:
     torch.manual_seed(hidden)
@@ -236,6 +250,11 @@ def test_narrow_students_learn(hidden: int) -> None:
         optimiser.step()
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
+
+
+def test_another_engine_is_named() -> None:
+    with pytest.raises(InvalidConfigError, match="torch, minkowski"):
+        StudentAffinityNetwork(9, 8, 4, 1, engine="spconv")
 
 
 @pytest.mark.parametrize("sizes", [(0, 8, 4, 1), (9, 0, 4, 1), (9, 8, 0, 1), (9, 8, 4, -1)])
