@@ -78,7 +78,7 @@ class StudentAffinityNetwork(nn.Module):
                 raise InvalidConfigError(f"student.{name}", value, f"It must be {least} or more.")
         self.in_channels, self.hidden, self.out, self.blocks = in_channels, hidden, out, blocks
         layers = load_engine(engine)
-        self._tensor = layers.SparseTensor
+        self.tensor = layers.SparseTensor  # what the layers take: tensor(features, coordinate map)
         self.input_layer = nn.Sequential(
             layers.SubmanifoldConv3d(in_channels, hidden),
             layers.SparseBatchNorm(hidden),
@@ -167,7 +167,7 @@ class StudentAffinityNetwork(nn.Module):
 
     def _run(self, coordinates: CoordinateMap, features: Tensor, tick: Progress) -> Tensor:
         convolutions = 1 + 2 * self.blocks
-        x = self.input_layer(self._tensor(features, coordinates))
+        x = self.input_layer(self.tensor(features, coordinates))
         tick(1 / convolutions)
         for i, block in enumerate(self.res_blocks):
             assert isinstance(block, ResidualBlock)
