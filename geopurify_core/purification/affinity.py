@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from geopurify_core.errors import PurificationError
 from geopurify_core.purification.kinds import is_tensor, like, to_numpy
 from geopurify_core.purification.neighbors import NeighborSearch, check_rows
+from geopurify_core.purification.visiting import visit_order
 
 _CHUNK_VALUES = 1 << 22
 
@@ -68,7 +69,8 @@ def build_affinity(
         neighbors = like(search.neighbors(k), embeddings)
     else:
         neighbors = like(_check_neighbors(neighbors, len(search), len(search)), embeddings)
-    return Affinity(neighbors, affinity_rows(embeddings, neighbors, sharpening=sharpening), search.visit_order)
+    order = like(visit_order(to_numpy(coords)), embeddings)
+    return Affinity(neighbors, affinity_rows(embeddings, neighbors, sharpening=sharpening), order)
 
 
 def affinity_rows(embeddings: Any, neighbors: Any, rows: Any = None, sharpening: float = 20.0) -> Any:

@@ -112,11 +112,6 @@ class NeighborSearch:
         result[self._order] = found
         return result
 
-    @property
-    def visit_order(self) -> NDArray[np.int32]:
-        """(V,) int32: given rows in the order of their keys."""
-        return self._order.astype(np.int32)
-
     @cached_property
     def _rank(self) -> NDArray[np.int64]:
         """Given rows → key order."""
