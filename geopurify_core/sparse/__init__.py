@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from geopurify_core.sparse.collate import SceneLayout, collate
 from geopurify_core.sparse.coordinates import CoordinateMap
+from geopurify_core.sparse.engine import Engine, load_engine
 from geopurify_core.sparse.kernel_map import voxel_keys
 from geopurify_core.sparse.layers import (
     SparseBatchNorm,
@@ -15,11 +17,15 @@ from geopurify_core.sparse.tensor import SparseTensor
 
 __all__ = [
     "CoordinateMap",
+    "Engine",
+    "SceneLayout",
     "SparseBatchNorm",
     "SparseConv3d",
     "SparseConvTranspose3d",
     "SparseReLU",
     "SparseTensor",
     "SubmanifoldConv3d",
+    "collate",
+    "load_engine",
     "voxel_keys",
 ]

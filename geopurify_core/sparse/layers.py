@@ -77,7 +77,7 @@ class SparseConv3d(_Convolution):
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int = 2, stride: int = 2, bias: bool = False
     ) -> None:
-        _check_halving(kernel_size, stride)
+        check_halving(kernel_size, stride)
         super().__init__(in_channels, out_channels, kernel_size, bias)
 
     def forward(self, x: SparseTensor) -> SparseTensor:
@@ -92,7 +92,7 @@ class SparseConvTranspose3d(_Convolution):
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int = 2, stride: int = 2, bias: bool = False
     ) -> None:
-        _check_halving(kernel_size, stride)
+        check_halving(kernel_size, stride)
         super().__init__(in_channels, out_channels, kernel_size, bias)
 
     def forward(self, x: SparseTensor) -> SparseTensor:
@@ -133,6 +133,7 @@ class SparseReLU(nn.Module):
         return x.replace(torch.relu_(x.features) if self.inplace else torch.relu(x.features))
 
 
-def _check_halving(kernel_size: int, stride: int) -> None:
+def check_halving(kernel_size: int, stride: int) -> None:
+    """Raise SparseError for anything but kernel 2, stride 2."""
     if (kernel_size, stride) != (2, 2):
         raise SparseError("kernel_size, stride", (kernel_size, stride), "Strided convolutions are built for 2 and 2.")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from geopurify_core.errors import NotAvailableError, SparseError
 from geopurify_core.sparse.coordinates import CoordinateMap
+from geopurify_core.sparse.layers import check_halving
 
 _REMEDY = "MinkowskiEngine is not on PyPI as a wheel; docs/sparse.md says how to build it. Or set sparse.engine: torch."
 
@@ -129,12 +130,18 @@ class SubmanifoldConv3d(_Convolution):
 class SparseConv3d(_Convolution):
     """Kernel 2, stride 2."""
 
-    def __init__(self, in_channels: int, out_channels: int, bias: bool = False) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int = 2, stride: int = 2, bias: bool = False
+    ) -> None:
+        check_halving(kernel_size, stride)
         super().__init__("MinkowskiConvolution", in_channels, out_channels, kernel_size=2, stride=2, bias=bias)
 
 
 class SparseConvTranspose3d(_Convolution):
     """Kernel 2, stride 2 upwards."""
 
-    def __init__(self, in_channels: int, out_channels: int, bias: bool = False) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int = 2, stride: int = 2, bias: bool = False
+    ) -> None:
+        check_halving(kernel_size, stride)
         super().__init__("MinkowskiConvolutionTranspose", in_channels, out_channels, kernel_size=2, stride=2, bias=bias)
