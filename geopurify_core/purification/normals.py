@@ -1,10 +1,11 @@
-"""Surface normals: those a map lacks, from its voxels' own geometry, and those of a mesh.
+"""Surface normals: those a map lacks, from the voxels around, and those of a mesh.
 
 A map knows a normal wherever depth around a pixel was smooth. Elsewhere (image borders, depth edges, point clouds
-without normals) it is estimated here: the direction in which the voxels within three voxels of it vary least, turned
-to the side that the known normals around it face. The moments are integers and the known normals are added in the
-order of their offsets, so a row depends on the voxels within ``FILL_RADIUS`` of it and on nothing else: not on the
-order of the rows, not on the rest of the map. Incremental purification relies on that.
+without normals) it is filled in here: the mean of the known ones within three voxels, nearer ones counting much more;
+where they contradict each other or there are none, the direction in which the voxels within three voxels vary least.
+Moments are integers and known normals are added in the order of their offsets, so a row depends on the voxels within
+``FILL_RADIUS`` of it and on nothing else: not on the order of the rows, not on the rest of the map. Incremental
+purification relies on that.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ _MIN_KNOWN_LENGTH = 0.5
 # Below this gap between the two smallest variances, as a share of the largest, no plane is to be seen: a line of
 # voxels, a solid corner.
 _MIN_PLANARITY = 0.1
+# The mean of unit vectors is shorter than this where they contradict each other.
+_MIN_AGREEMENT = 0.5
 _NO_SIDE = 1e-3
 _MIN_CHUNK = 4096
 
@@ -37,11 +40,12 @@ def known_normals(normals: NDArray[np.floating]) -> NDArray[np.bool_]:
 def fill_normals(
     coords: NDArray[np.integer], normals: NDArray[np.floating], rows: NDArray[np.integer] | None = None
 ) -> NDArray[np.float32]:
-    """Unit normals of the voxels: the known ones made exactly unit, the others estimated.
+    """Unit normals of the voxels: the known ones made exactly unit, the others filled in.
 
-    Where there is no plane to be seen, an unknown normal becomes the mean of the known ones within ``FILL_RADIUS``,
-    or zero if there are none. Where there is a plane but no known normal to tell its sides apart, it faces up (+z; if
-    it is upright +y, then +x): maps of point clouds know no cameras.
+    Known normals of maps, hidden and filled in again, came out closest with the mean of their neighbours weighted by
+    1 / distance⁴; the plane through the voxels is farther off. Where neither says anything (no known normal, no plane)
+    a normal stays zero. Where there is a plane but no known normal to tell its sides apart, it faces up (+z; if it is
+    upright +y, then +x): maps of point clouds know no cameras.
 
     Args:
         coords: (V, 3) integer voxel coordinates, each once, within ±2^20.
@@ -70,14 +74,15 @@ def _estimated(
     sorted_coords = np.ascontiguousarray(coords[order], dtype=np.int64)
     sorted_normals = np.ascontiguousarray(normals[order], dtype=np.float32)
     sorted_normals[~known_normals(sorted_normals)] = 0
-    moments, sides = _neighbourhoods(
+    moments, sums = _neighbourhoods(
         sorted_keys, sorted_coords, sorted_normals, np.searchsorted(sorted_keys, keys[rows])
     )
-    covariance = _covariances(moments)
-    variance, axes = np.linalg.eigh(covariance)
+    sides, weights = sums[:, :3], sums[:, 3]
+    agreed = (weights > 0) & (np.linalg.norm(sides, axis=1) >= _MIN_AGREEMENT * weights)
+    variance, axes = np.linalg.eigh(_covariances(moments))
     flat = variance[:, 1] - variance[:, 0] > _MIN_PLANARITY * np.maximum(variance[:, 2], 1e-12)
-    normal = np.where(flat[:, None], _oriented(axes[:, :, 0], sides), sides)
-    return _unit(normal).astype(np.float32)
+    estimated = flat & ~agreed
+    return _unit(np.where(estimated[:, None], _oriented(axes[:, :, 0], sides), sides)).astype(np.float32)
 
 
 def _covariances(moments: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -124,25 +129,25 @@ _COLUMNS = _columns()
 def _neighbourhoods(
     keys: NDArray[np.int64], coords: NDArray[np.int64], normals: NDArray[np.float32], rows: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Integer moments (n, 10) of the offsets to all voxels in the ball around each row, itself included, and the sum
-    (n, 3) of their known normals, nearer ones counting more (1 / squared distance). Everything is in key order."""
+    """Integer moments (n, 10) of the offsets to all voxels in the ball around each row, itself included; and the sum of
+    their known normals, weighted by 1 / distance⁴, with the sum of these weights (n, 4). Everything is in key order."""
     by_key = np.argsort(rows, kind="stable")
     rows_in_order = rows[by_key]
     moments = np.zeros((len(rows), 10), dtype=np.int64)
-    sides = np.zeros((len(rows), 3))
+    sums = np.zeros((len(rows), 4))
     gather = _gather if HAVE_NUMBA else _gather_numpy
 
     def chunk(start: int, stop: int) -> None:
-        gather(keys, coords, normals, rows_in_order[start:stop], _COLUMNS, moments[start:stop], sides[start:stop])
+        gather(keys, coords, normals, rows_in_order[start:stop], _COLUMNS, moments[start:stop], sums[start:stop])
 
     run_chunks(chunk, len(rows), min_chunk=_MIN_CHUNK)
     back = np.empty_like(by_key)
     back[by_key] = np.arange(len(by_key))
-    return moments[back], sides[back]
+    return moments[back], sums[back]
 
 
 @compiled()
-def _gather(keys, coords, normals, rows, columns, moments, sides):  # type: ignore[no-untyped-def]
+def _gather(keys, coords, normals, rows, columns, moments, sums):  # type: ignore[no-untyped-def]
     """One sweep for each column of the ball: as rows go up in key order, so does the place where its column starts."""
     total = len(keys)
     starts = np.zeros(len(columns), dtype=np.int64)
@@ -172,16 +177,17 @@ def _gather(keys, coords, normals, rows, columns, moments, sides):  # type: igno
                     moments[i, 7] += dx * dy
                     moments[i, 8] += dx * dz
                     moments[i, 9] += dy * dz
-                    if at != row:
-                        weight = 1.0 / (dx * dx + dy * dy + dz * dz)
+                    if at != row and (normals[at, 0] != 0 or normals[at, 1] != 0 or normals[at, 2] != 0):
+                        weight = 1.0 / (dx * dx + dy * dy + dz * dz) ** 2
                         for k in range(3):
-                            sides[i, k] += weight * normals[at, k]
+                            sums[i, k] += weight * normals[at, k]
+                        sums[i, 3] += weight
                 at += 1
 
 
 def _gather_numpy(
     keys: NDArray[np.int64], coords: NDArray[np.int64], normals: NDArray[np.float32], rows: NDArray[np.int64],
-    columns: NDArray[np.int64], moments: NDArray[np.int64], sides: NDArray[np.float64],
+    columns: NDArray[np.int64], moments: NDArray[np.int64], sums: NDArray[np.float64],
 ) -> None:  # fmt: skip
     """The same, one offset after the other: for where numba is absent, and its tests."""
     for dx, dy, reach in columns:
@@ -195,9 +201,10 @@ def _gather_numpy(
             )
             x, y, z = offset[hit].T
             moments[hit] += np.stack([np.ones_like(x), x, y, z, x * x, y * y, z * z, x * y, x * z, y * z], axis=1)
-            other = hit[(offset[hit] != 0).any(axis=1)]
-            weight = 1.0 / (offset[other] ** 2).sum(axis=1)
-            sides[other] += weight[:, None] * normals[near[other]]
+            other = hit[(offset[hit] != 0).any(axis=1) & (normals[near[hit]] != 0).any(axis=1)]
+            weight = 1.0 / (offset[other] ** 2).sum(axis=1) ** 2
+            sums[other, :3] += weight[:, None] * normals[near[other]]
+            sums[other, 3] += weight
             at += (keys[near] >= first) & (keys[near] - first <= 2 * reach)
 
 

@@ -47,13 +47,13 @@ def naive(coords: NDArray[np.int32], normals: NDArray[np.float16]) -> NDArray[np
         offset = coords - coords[i]
         near = (offset**2).sum(axis=1) <= FILL_RADIUS**2
         others = near & known & (offset != 0).any(axis=1)
-        side = sum(
-            (normals[j].astype(np.float64) / (offset[j] ** 2).sum() for j in np.flatnonzero(others)), np.zeros(3)
-        )
+        weights = {j: 1.0 / float((offset[j] ** 2).sum()) ** 2 for j in np.flatnonzero(others)}
+        side = sum((weight * normals[j].astype(np.float64) for j, weight in weights.items()), np.zeros(3))
+        agreed = bool(weights) and np.linalg.norm(side) >= 0.5 * sum(weights.values())
         centred = coords[near] - coords[near].mean(axis=0)
         variance, axes = np.linalg.eigh(centred.T @ centred / near.sum())
         vector = side
-        if variance[1] - variance[0] > 0.1 * variance[2] and near.sum() > 2:
+        if not agreed and variance[1] - variance[0] > 0.1 * variance[2] and near.sum() > 2:
             vector = axes[:, 0]
             dots = [vector @ side, vector[2], vector[1], vector[0]]
             vector = vector * np.sign(next(dot for dot in dots if abs(dot) > 1e-3))
