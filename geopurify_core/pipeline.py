@@ -11,7 +11,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from geopurify_core.config import Config, PurificationConfig
-from geopurify_core.errors import GeoPurifyError, InvalidConfigError, MapMismatchError, NotAvailableError
+from geopurify_core.errors import (
+    GeoPurifyError,
+    InvalidConfigError,
+    MapMismatchError,
+    NotAvailableError,
+    PurificationError,
+)
 from geopurify_core.frame import RGBDFrame
 from geopurify_core.mapping.fusion import FusionReport, fuse_frame
 from geopurify_core.mapping.snapshot import MapSnapshot
@@ -246,6 +252,10 @@ class SemanticMapper:
             return Purifier(student, settings, _weakly(self.snapshot))
         except GeoPurifyError as error:
             return error
+        except Exception as error:  # an engine that is half installed, say: mapping and raw answers need none of it
+            log.exception("what purifies the map could not be made")
+            words = f"{type(error).__name__}: {error}"
+            return PurificationError("purification", words, "Mend it, or set purification.enabled to false.")
 
     # -- replace -----------------------------------------------------------------------------------------------------
 

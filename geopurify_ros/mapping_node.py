@@ -87,7 +87,7 @@ class MappingNode(Node):
         inputs = Inputs(self, ros, self.health, self._matched, self.frames.set_camera, poses.take, poses.rewind)
         self.reports = Reports(self.parameters, self.session, self.worker, self.health, inputs.sync)
         self._repeat(1.0, self._report)
-        self._repeat(_PURIFY_CHECK_S, self.session.maybe_purify)
+        self._repeat(_PURIFY_CHECK_S, self.session.tend_purification)
         self._cloud_timer = self._repeat(_NEVER_S, self._publish_cloud)
         self._pace_clouds()
         self.worker.start()
@@ -214,6 +214,7 @@ def _ignore_signals() -> None:
 
 def main(args: list[str] | None = None) -> int:
     """Run until SIGINT or SIGTERM; 2 when a parameter is unusable."""
+    logging.basicConfig(format="[%(levelname)s] [%(name)s]: %(message)s")  # what the core has to say
     sys.setswitchinterval(_SWITCH_S)
     rclpy.init(args=args)
     return _run()

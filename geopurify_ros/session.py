@@ -40,6 +40,7 @@ class MapSession:
         self.failed = 0
         self.outdated = 0
         self.last_stamp_ns = 0
+        self._purified_runs = 0
 
     @property
     def state(self) -> str:
@@ -61,12 +62,12 @@ class MapSession:
             mapper = SemanticMapper(self._config)
             if self._load_path:
                 mapper.load(load_map(Path(self._load_path).expanduser()))
+            self._warm_up(mapper)
+            if mapper.purifier is None:
+                self._log(f"Purification is off: {mapper.purification_status.message}")
         except Exception as error:
             self.failure = error
             raise
-        self._warm_up(mapper)
-        if mapper.purifier is None:
-            self._log(f"Purification is off: {mapper.purification_status.message}")
         self._mapper = mapper
         mapper.configure(self._config)  # it may have changed while the backbone was loading
         self._log(
@@ -134,9 +135,15 @@ class MapSession:
         purifier = None if self._mapper is None else self._mapper.purifier
         return None if purifier is None else purifier.latest
 
-    def maybe_purify(self) -> None:
-        """Begin to purify if it is time to; never while paused."""
-        if self._mapper is not None and not self.paused:
+    def tend_purification(self) -> None:
+        """Tell of a run that has ended, and begin another if it is time to; never while paused."""
+        if self._mapper is None:
+            return
+        now = self._mapper.purification_status
+        if now.runs > self._purified_runs:
+            self._log(f"Purified {now.num_voxels} voxels in {now.seconds:.1f} s ({now.mode}).")
+        self._purified_runs = now.runs
+        if not self.paused:
             self._mapper.maybe_purify()
 
     def stop_purifying(self) -> bool:

@@ -221,16 +221,20 @@ def frames() -> list[Any]:
 @pytest.fixture(scope="session")
 def student(stub: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny student for the stub network, with random weights."""
+    return make_student(stub, tmp_path_factory.mktemp("student"))
+
+
+def make_student(stub: Any, folder: Path, hidden: int = 8) -> Path:
+    """A student of that width in a file."""
     import torch
 
     from geopurify_core.purification.checkpoint import StudentInfo, save_student
     from geopurify_core.purification.student import GEOMETRY_CHANNELS, StudentAffinityNetwork
 
     torch.manual_seed(0)
-    network = StudentAffinityNetwork(stub.feature_dim + GEOMETRY_CHANNELS, hidden=8, out=8, blocks=1)
-    path = tmp_path_factory.mktemp("student") / "stub.safetensors"
-    save_student(path, network, StudentInfo(stub.fingerprint, stub.feature_dim, 8, 8, 1))
-    return path
+    network = StudentAffinityNetwork(stub.feature_dim + GEOMETRY_CHANNELS, hidden=hidden, out=8, blocks=1)
+    save_student(folder / "stub.safetensors", network, StudentInfo(stub.fingerprint, stub.feature_dim, hidden, 8, 1))
+    return folder / "stub.safetensors"
 
 
 @pytest.fixture(scope="session")
@@ -241,6 +245,11 @@ def rng() -> np.random.Generator:
 @pytest.fixture(scope="session")
 def stub() -> Any:
     """The stub network's class, for what the tests compute themselves."""
+    return stub_class()
+
+
+def stub_class() -> Any:
+    """From the file that the nodes have as an installed package."""
     spec = importlib.util.spec_from_file_location(STUB.stem, STUB)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)

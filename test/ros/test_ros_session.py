@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from geopurify_core.config import Config
-from geopurify_core.errors import MapMismatchError
+from geopurify_core.errors import MapMismatchError, PurificationError
 from geopurify_core.mapping.store import save_map
 from geopurify_core.pipeline import SemanticMapper
 
@@ -67,3 +67,25 @@ def test_a_frame_that_waited_in_the_queue_belongs_to_the_map_of_its_arrival(held
     with pytest.raises(MapMismatchError, match=r"frame\.epoch"):
         held.mapper.integrate(frames[0], waiting)
     assert len(held.mapper.snapshot()) == 0
+
+
+def test_mapping_starts_also_where_what_purifies_is_broken(stub: Any, frames: list[Any], monkeypatch: Any) -> None:
+    """Not with a typed error, but as half an installation fails."""
+    import geopurify_core.pipeline as pipeline
+
+    def broken(*_: Any) -> Any:
+        raise ImportError("libmkl.so is missing")
+
+    monkeypatch.setattr(pipeline, "student_for", broken)
+    monkeypatch.setattr(pipeline, "load_backbone", lambda name, **options: stub())
+    said: list[str] = []
+    session = MapSession(Config(), "", said.append)
+    session.prepare()
+    assert session.state == "mapping"
+    session.integrate(frames[0], session.epoch)
+    session.tend_purification()
+    assert session.purification.state == "off"
+    assert "libmkl.so" in session.purification.message
+    assert any("libmkl.so" in words for words in said)
+    with pytest.raises(PurificationError, match=r"libmkl\.so"):
+        session.mapper.purify()

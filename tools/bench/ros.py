@@ -31,7 +31,7 @@ def run(quick: bool) -> dict[str, Any]:
     results = {"codecs": _codecs(10 if quick else 50), "sync": _sync(2_000 if quick else 20_000)}
     if importlib.util.find_spec("geopurify_interfaces") is None:
         return results | {"live": "skipped: geopurify_interfaces is not built"}
-    return results | {"live": _live(45 if quick else 300)}
+    return results | {"live": _live(45 if quick else 300), "purifying": _purifying(20 if quick else 100)}
 
 
 def _median_ms(step: Callable[[], object], rounds: int) -> float:
@@ -127,6 +127,52 @@ def _live(count: int) -> dict[str, Any]:
         "query_p95_ms": float(np.quantile(latencies, 0.95)),
         "queries": len(latencies),
     }
+
+
+def _purifying(count: int) -> dict[str, Any]:
+    """Latency of ~/query on an idle node, and on one that purifies all the time (a student of width 64)."""
+    import tempfile
+
+    from geopurify_core.datasets.synthetic import SyntheticDataset
+    from geopurify_interfaces.srv import Purify, Query
+
+    harness = _harness()
+    folder = Path(tempfile.mkdtemp())
+    student = harness.make_student(harness.stub_class(), folder, hidden=64)
+    env = harness.make_environment(folder / "site", folder)
+    settings = {"purification__student": str(student), "purification__period_s": 0.0}
+    node = harness.Process("mapping_node", env, folder / "node.log", backbone__name="stub", **settings)
+    robot = harness.Robot()
+
+    def ask() -> float:
+        started = time.perf_counter()
+        robot.call(Query, "query", texts=["corner 7"])
+        return 1e3 * (time.perf_counter() - started)
+
+    try:
+        robot.until_state("mapping")
+        walk = SyntheticDataset(seed=3, num_frames=200, width=320, height=240)
+        for i in range(0, 200, 10):
+            robot.send(walk[i], _NS + i)
+        ask()
+        idle = [ask() for _ in range(count)]
+        client = robot.node.create_client(Purify, "geopurify/purify")
+        client.wait_for_service(10.0)
+        busy, runs, took_s = [], 0, []
+        while len(busy) < count:
+            robot.send(walk[runs % 200], 2 * _NS + runs)  # something has changed
+            future, runs = client.call_async(Purify.Request()), runs + 1
+            while not future.done():
+                busy.append(ask())
+            took_s.append(float(future.result().seconds))
+        voxels = int(robot.status.num_voxels)
+    finally:
+        robot.close()
+        node.end()
+    quantiles = {}
+    for name, times in (("query_idle", idle), ("query_while_purifying", busy)):
+        quantiles |= {f"{name}_p{q}_ms": float(np.quantile(times, q / 100)) for q in (50, 95)}
+    return {"voxels": voxels, "runs": runs, "purify_p50_s": statistics.median(took_s), **quantiles}
 
 
 def _drive(robot: Any, frames: list[Any], count: int) -> None:
