@@ -1,7 +1,6 @@
 """The command line from recording to answer, with a backbone that knows colours by fruit."""
 
 import dataclasses
-import hashlib
 import json
 import os
 import signal
@@ -25,76 +24,9 @@ from geopurify_core.config import Config
 from geopurify_core.errors import BackboneError, InvalidConfigError
 from geopurify_core.mapping.store import load_map, read_extra
 from geopurify_core.mapping.voxel_map import VoxelMap
-from geopurify_core.vision.base import FeatureMap
 from geopurify_core.vision.text import SentenceEncoder
 
-FRUIT = {"tomato": 0, "lime": 1, "plum": 2}
-COLORS = np.array([[220, 30, 30], [30, 200, 30], [40, 40, 210], [128, 128, 128]], np.uint8)
-DIM = 16
 runner = CliRunner()
-
-
-class FruitBackbone:
-    """Pixels near a pure colour speak of its fruit, the rest of "wall"."""
-
-    name, feature_dim, licence, fingerprint, text_fingerprint = "fruit", DIM, "CC0-1.0", "fruit:1", "fruit-text:1"
-
-    def encode_image(self, rgb, depth_m=None):
-        nearest = np.abs(rgb[..., None, :].astype(int) - COLORS).sum(-1).argmin(-1)
-        rows = np.stack([self._vector(text) for text in (*FRUIT, "wall")])[nearest].astype(np.float32)
-        return FeatureMap.from_rows(rows, np.ones(rgb.shape[:2], np.float32))
-
-    def encode_text(self, texts):
-        return np.stack([self._vector(text) for text in texts]).astype(np.float32)
-
-    def _vector(self, text):
-        if text in FRUIT:
-            return np.eye(DIM)[FRUIT[text]]
-        seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
-        vector = np.random.default_rng(seed).normal(size=DIM)
-        vector[:3] = 0
-        return vector / np.linalg.norm(vector)
-
-
-@pytest.fixture(autouse=True)
-def fruit_backbone(monkeypatch):
-    def load(name, **options):
-        if name != "fruit":
-            raise BackboneError("backbone", name, "Known here: fruit.")
-        return FruitBackbone()
-
-    monkeypatch.setattr("geopurify_core.pipeline.load_backbone", load)
-    monkeypatch.setattr("geopurify_core.vision.load_backbone", load)
-
-
-@pytest.fixture
-def scene(tmp_path):
-    """A grey wall 2 m ahead with three coloured boards 0.3 m before it, at x = -0.6, 0 and 0.6 m."""
-    root = tmp_path / "room"
-    for name in ("color", "depth", "pose", "intrinsic"):
-        (root / name).mkdir(parents=True)
-    f, width, height = 100.0, 160, 120
-    K = np.array([[f, 0, 79.5, 0], [0, f, 59.5, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
-    for name in ("color", "depth"):
-        np.savetxt(root / f"intrinsic/intrinsic_{name}.txt", K)
-    rgb = np.full((height, width, 3), 128, np.uint8)
-    depth = np.full((height, width), 2000, np.uint16)
-    u, v = np.meshgrid(np.arange(width), np.arange(height))
-    for i, x in enumerate((-0.6, 0.0, 0.6)):
-        board = (np.abs((u - 79.5) / f * 1.7 - x) < 0.15) & (np.abs((v - 59.5) / f * 1.7) < 0.2)
-        rgb[board], depth[board] = COLORS[i], 1700
-    for i in range(4):
-        Image.fromarray(rgb).save(root / f"color/{i}.png")
-        Image.fromarray(depth).save(root / f"depth/{i}.png")
-        np.savetxt(root / f"pose/{i}.txt", np.eye(4) if i else np.full((4, 4), np.inf))
-    return root
-
-
-@pytest.fixture
-def map_file(scene, tmp_path):
-    result = runner.invoke(app, ["map", str(scene), "--out", str(tmp_path / "a.map"), "--backbone", "fruit"])
-    assert result.exit_code == 0, result.output
-    return tmp_path / "a.map"
 
 
 def test_map_reports_what_it_skipped_and_remembers_its_origin(scene, tmp_path):
@@ -220,8 +152,8 @@ def test_depth_out_of_range_everywhere_is_said_and_writes_no_map(scene, tmp_path
     assert not (tmp_path / "x.map").exists()
 
 
-def test_a_frame_that_the_network_fails_on_costs_that_frame_only(scene, tmp_path, monkeypatch):
-    original, seen = FruitBackbone.encode_image, []
+def test_a_frame_that_the_network_fails_on_costs_that_frame_only(scene, tmp_path, monkeypatch, fruit_backbone):
+    original, seen = fruit_backbone.encode_image, []
 
     def failing(self, rgb, depth_m=None):
         seen.append(1)
@@ -229,7 +161,7 @@ def test_a_frame_that_the_network_fails_on_costs_that_frame_only(scene, tmp_path
             raise BackboneError("model", "NaN", "The network diverged.")
         return original(self, rgb)
 
-    monkeypatch.setattr(FruitBackbone, "encode_image", failing)
+    monkeypatch.setattr(fruit_backbone, "encode_image", failing)
     result = runner.invoke(app, ["map", str(scene), "-o", str(tmp_path / "x.map"), "--backbone", "fruit"])
     assert result.exit_code == 0 and "The network diverged" in " ".join(result.stderr.split())
     assert read_extra(tmp_path / "x.map")["frames"] == 2
@@ -254,8 +186,8 @@ def test_an_interrupt_waits_until_the_frame_is_fused(scene, tmp_path, monkeypatc
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_interrupting_keeps_the_frames_so_far(scene, tmp_path, monkeypatch):
-    original, seen = FruitBackbone.encode_image, []
+def test_interrupting_keeps_the_frames_so_far(scene, tmp_path, monkeypatch, fruit_backbone):
+    original, seen = fruit_backbone.encode_image, []
 
     def interrupted(self, rgb, depth_m=None):
         seen.append(1)
@@ -263,7 +195,7 @@ def test_interrupting_keeps_the_frames_so_far(scene, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return original(self, rgb)
 
-    monkeypatch.setattr(FruitBackbone, "encode_image", interrupted)
+    monkeypatch.setattr(fruit_backbone, "encode_image", interrupted)
     result = runner.invoke(app, ["map", str(scene), "-o", str(tmp_path / "x.map"), "--backbone", "fruit"])
     assert result.exit_code == 130 and read_extra(tmp_path / "x.map")["frames"] == 2
 
@@ -297,8 +229,8 @@ def sens_of(scene):
     return data
 
 
-def test_a_map_of_another_text_space_is_refused(map_file, monkeypatch):
-    monkeypatch.setattr(FruitBackbone, "text_fingerprint", "other")
+def test_a_map_of_another_text_space_is_refused(map_file, monkeypatch, fruit_backbone):
+    monkeypatch.setattr(fruit_backbone, "text_fingerprint", "other")
     result = runner.invoke(app, ["query", str(map_file), "tomato"])
     assert result.exit_code == 2 and "text_fingerprint" in result.stderr
 
