@@ -9,11 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geopurify_core.errors import PurificationError
+from geopurify_core.jit import HAVE_NUMBA, read_only, run_chunks
 from geopurify_core.purification.kinds import is_tensor, like, to_numpy
 from geopurify_core.purification.neighbors import NeighborSearch, check_rows
 from geopurify_core.purification.visiting import visit_order
 
+if HAVE_NUMBA:
+    from geopurify_core.purification import affinity_kernels as kernels
+
 _CHUNK_VALUES = 1 << 22
+_MIN_CHUNK = 4096
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ def build_affinity(
     else:
         neighbors = like(_check_neighbors(neighbors, len(search), len(search)), embeddings)
     order = like(visit_order(to_numpy(coords)), embeddings)
-    return Affinity(neighbors, affinity_rows(embeddings, neighbors, sharpening=sharpening), order)
+    return Affinity(neighbors, _weights(embeddings, neighbors, None, sharpening, order), order)
 
 
 def affinity_rows(embeddings: Any, neighbors: Any, rows: Any = None, sharpening: float = 20.0) -> Any:
@@ -85,28 +90,53 @@ def affinity_rows(embeddings: Any, neighbors: Any, rows: Any = None, sharpening:
     Returns:
         (n, k) float32, same kind as ``embeddings``.
     """
+    return _weights(embeddings, neighbors, rows, sharpening, None)
+
+
+def _weights(embeddings: Any, neighbors: Any, rows: Any, sharpening: float, order: Any) -> Any:
     _check_embeddings(embeddings, len(embeddings))
     if not (np.isfinite(sharpening) and sharpening >= 0):
         raise PurificationError("sharpening", sharpening, "Give a finite factor of at least 0.")
     count = len(embeddings) if rows is None else len(rows)
     nearest = _check_neighbors(neighbors, count, len(embeddings))
     own = np.arange(count) if rows is None else check_rows(to_numpy(rows), len(embeddings))
-    return _weights_torch(embeddings, own, nearest, sharpening)
+    if not HAVE_NUMBA or (is_tensor(embeddings) and embeddings.device.type != "cpu"):
+        return weights_in_torch(embeddings, own, nearest, sharpening)
+    visit = np.arange(count, dtype=np.int32) if order is None else to_numpy(order)
+    return like(_weights_compiled(to_numpy(embeddings), own, nearest, sharpening, visit), embeddings)
 
 
-def _weights_torch(embeddings: Any, own: NDArray[np.int64], neighbors: NDArray[np.int32], sharpening: float) -> Any:
+def _weights_compiled(
+    embeddings: NDArray[Any],
+    own: NDArray[np.int64],
+    neighbors: NDArray[np.int32],
+    sharpening: float,
+    visit: NDArray[np.int32],
+) -> NDArray[np.float32]:
+    if embeddings.dtype == np.float16:
+        embeddings = embeddings.astype(np.float32)
+    unit, weights = np.empty(embeddings.shape, dtype=np.float32), np.empty(neighbors.shape, dtype=np.float32)
+    run_chunks(kernels.unit_rows, len(unit), read_only(embeddings), unit, min_chunk=_MIN_CHUNK)
+    factor = np.float32(sharpening)
+    run_chunks(
+        kernels.softmax_of_cosines, len(own), visit, own, neighbors, unit, factor, weights, min_chunk=_MIN_CHUNK // 8
+    )
+    return weights
+
+
+def weights_in_torch(embeddings: Any, own: NDArray[np.int64], neighbors: NDArray[np.int32], sharpening: float) -> Any:
+    """(n, k) float32 weights in plain torch, a few rows at a time: the reference, and the way on other devices."""
     import torch
 
-    given = embeddings if is_tensor(embeddings) else torch.from_numpy(np.ascontiguousarray(embeddings))
-    vectors = given.detach().float()
-    vectors = vectors / vectors.norm(dim=1, keepdim=True).clamp_min(1e-30)
-    rows = torch.from_numpy(own).to(vectors.device)
-    nearest = torch.from_numpy(neighbors).to(vectors.device)
-    weights = torch.empty(nearest.shape, dtype=torch.float32, device=vectors.device)
-    step = max(1, _CHUNK_VALUES // max(1, nearest.shape[1] * vectors.shape[1]))
+    given = (embeddings if is_tensor(embeddings) else torch.from_numpy(np.ascontiguousarray(embeddings))).detach()
+    length = given.double().norm(dim=1, keepdim=True)
+    unit = (given / torch.where(length > 0, length, torch.inf)).float()
+    rows, nearest = (torch.from_numpy(part).to(unit.device) for part in (own, neighbors))
+    weights = torch.empty(nearest.shape, dtype=torch.float32, device=unit.device)
+    step = max(1, _CHUNK_VALUES // max(1, nearest.shape[1] * unit.shape[1]))
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
-        cosine = torch.bmm(vectors[nearest[part].long()], vectors[rows[part]].unsqueeze(2)).squeeze(2)
+        cosine = torch.bmm(unit[nearest[part].long()], unit[rows[part]].unsqueeze(2)).squeeze(2)
         weights[part] = torch.softmax(sharpening * cosine, dim=1)
     return weights if is_tensor(embeddings) else weights.numpy()
 

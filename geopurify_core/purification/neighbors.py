@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geopurify_core.errors import PurificationError
+from geopurify_core.jit import HAVE_NUMBA
 from geopurify_core.mapping.keys import COORD_LIMIT, NO_KEY, pack_keys
+from geopurify_core.purification.columns import columns_for
 from geopurify_core.purification.kinds import like, to_numpy
 
 MAX_NEIGHBORS = 4096
@@ -104,7 +106,9 @@ class NeighborSearch:
         count = max(min(int(k), len(self) - 1), 0)
         found = np.empty((len(places), count), dtype=np.int32)
         if count:
-            self._search_tree(places, found)
+            columns = columns_for(self._points, count) if HAVE_NUMBA else None
+            complete = columns.search(places, found) if columns is not None else np.zeros(len(places), dtype=bool)
+            self._search_tree(places, np.flatnonzero(~complete), found)
         found = self._order.astype(np.int32)[found]
         if rows is not None:
             return found
@@ -125,10 +129,10 @@ class NeighborSearch:
 
         return cKDTree(self._points.astype(np.float64))
 
-    def _search_tree(self, places: NDArray[np.int64], found: NDArray[np.int32]) -> None:
-        """Neighbours by k-d tree, all in key order: more than K are asked for until the K-th distance is complete."""
-        for start in range(0, len(places), _CHUNK):
-            waiting = np.arange(start, min(start + _CHUNK, len(places)))
+    def _search_tree(self, places: NDArray[np.int64], wanted: NDArray[np.int64], found: NDArray[np.int32]) -> None:
+        """found[wanted] by k-d tree: more than K are asked for until the K-th distance is complete."""
+        for start in range(0, len(wanted), _CHUNK):
+            waiting = wanted[start : start + _CHUNK]
             asked = found.shape[1] + 1 + _SPARE
             while len(waiting):
                 asked = min(asked, len(self))

@@ -35,7 +35,7 @@ class MergedRows(NamedTuple):
     def nbytes(self) -> int:
         """Bytes held."""
         parts = (self.first, self.columns, self.shares, self.fresh_first, self.fresh)
-        return sum(part.nbytes for part in parts)
+        return int(sum(part.nbytes for part in parts))
 
 
 class PackedAffinity:
