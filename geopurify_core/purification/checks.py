@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from geopurify_core.config import PurificationConfig
-from geopurify_core.errors import MapMismatchError, NotAvailableError, PurificationError, StudentError
+from geopurify_core.errors import MapMismatchError, PurificationError
 from geopurify_core.mapping.keys import NO_KEY, pack_keys
 from geopurify_core.mapping.snapshot import MapSnapshot
-from geopurify_core.purification.student import GEOMETRY_CHANNELS
 from geopurify_core.purification.whole import CHANNEL_BLOCK, COLUMNS_AT_ONCE
 
 if TYPE_CHECKING:
@@ -20,7 +18,8 @@ if TYPE_CHECKING:
 
 _ROWS_AT_ONCE = 16_384
 _HALF_EXPONENT = np.uint16(0x7C00)  # all ones where a half is infinite or not a number
-_BASE_BYTES = 96 << 20  # code buffers of convolution and search, whatever the size of the map
+_BASE_BYTES = 32 << 20  # buffers of search and convolution, whatever the size of the map
+_PACKED_BYTES = 8  # for each entry of A, while it is being pooled
 
 
 def check_fit(snapshot: MapSnapshot, student: Student) -> None:
@@ -32,16 +31,7 @@ def check_fit(snapshot: MapSnapshot, student: Student) -> None:
     """
     if snapshot.purified:
         raise MapMismatchError("map.purified", snapshot.purified, "Purify the raw map; this one is purified already.")
-    if student.network.in_channels != snapshot.feature_dim + GEOMETRY_CHANNELS:
-        raise StudentError(
-            "student.in_channels",
-            student.network.in_channels,
-            f"The map's {snapshot.feature_dim} channels need {snapshot.feature_dim + GEOMETRY_CHANNELS}.",
-        )
-    if student.backbone and student.backbone != snapshot.backbone:
-        raise StudentError(
-            "student.backbone", student.backbone, f"The map was made with {snapshot.backbone}: use its student."
-        )
+    student.check_fits(snapshot)
 
 
 def check_features(snapshot: MapSnapshot) -> None:
@@ -84,8 +74,8 @@ def needed_bytes(snapshot: MapSnapshot, student: Student, config: PurificationCo
     network = student.network
     stays = 4 * network.out + 8 * config.neighbors + 4 * COLUMNS_AT_ONCE + 64
     stays += 2 * channels if config.pool == "features" else 0
-    student_passes = 4 * 2 * network.in_channels * rows + network.workspace_bytes(rows)
-    pooling_passes = 4 * 3 * max(CHANNEL_BLOCK, COLUMNS_AT_ONCE) * rows
+    student_passes = 4 * network.in_channels * rows + network.workspace_bytes(rows)
+    pooling_passes = (4 * 4 * max(CHANNEL_BLOCK, COLUMNS_AT_ONCE) + _PACKED_BYTES * config.neighbors) * rows
     return rows * stays + max(student_passes, pooling_passes) + _BASE_BYTES
 
 
@@ -103,15 +93,6 @@ def check_budget(snapshot: MapSnapshot, student: Student, config: PurificationCo
             f"{len(snapshot)} voxels need about {need_mb} MiB: raise it, lower map.budget_mb, use larger voxels, a "
             "narrower student, or purification.pool: scores.",
         )
-
-
-def resolve_device(config: PurificationConfig) -> str:
-    """``"cpu"`` or ``"cuda"``. Raises NotAvailableError where CUDA is demanded and absent."""
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise NotAvailableError("purification.device", "cuda", "There is no CUDA device here: use auto or cpu.")
-    if config.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return config.device
 
 
 def fingerprint(student: Student, config: PurificationConfig) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from geopurify_core.errors import NotAvailableError, PurificationError
 from geopurify_core.mapping.snapshot import MapSnapshot
 from geopurify_core.purification.affinity import Affinity
+from geopurify_core.purification.packed import PackedAffinity
 from geopurify_core.purification.whole import COLUMNS_AT_ONCE, pool_columns, raw_scores
 
 FULL, INCREMENTAL, NOTHING = "full", "incremental", "nothing"
@@ -37,9 +39,9 @@ class Report:
 
     @property
     def mode(self) -> str:
-        """ "full" where every step was, "nothing" where none ran, "incremental" otherwise."""
-        used = set(self.modes.values()) or {NOTHING}
-        return used.pop() if len(used) == 1 else INCREMENTAL
+        """Full where all that was done was done in full, nothing where nothing was, incremental otherwise."""
+        used = set(self.modes.values()) - {NOTHING}
+        return NOTHING if not used else FULL if used == {FULL} else INCREMENTAL
 
     @property
     def total_seconds(self) -> float:
@@ -99,7 +101,13 @@ class Purification:
     @property
     def nbytes(self) -> int:
         """Bytes held beside the snapshot."""
-        return sum(array.nbytes for array in self._arrays())
+        packed = self.__dict__.get("_packed")
+        return sum(array.nbytes for array in self._arrays()) + (packed.nbytes if packed is not None else 0)
+
+    @cached_property
+    def _packed(self) -> PackedAffinity:
+        """Made at the first use, for queries in score space: packing costs as much as pooling a text."""
+        return PackedAffinity(self.affinity)
 
     def pool_scores(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """A^T (F vᵀ): the dot products of purified features with vectors, without the purified features.
@@ -121,7 +129,7 @@ class Purification:
         out = np.empty((len(vectors), len(self)), dtype=np.float32)
         for low in range(0, len(vectors), COLUMNS_AT_ONCE):
             columns = raw_scores(self.snapshot.features, vectors[low : low + COLUMNS_AT_ONCE], self.order)
-            out[low : low + COLUMNS_AT_ONCE] = pool_columns(columns, self.affinity, self.steps, self.device).T
+            out[low : low + COLUMNS_AT_ONCE] = pool_columns(columns, self._packed, self.steps, self.device).T
         return out
 
     def as_snapshot(self) -> MapSnapshot:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from geopurify_core.jit import HAVE_NUMBA
-from geopurify_core.purification.affinity import Affinity
-from geopurify_core.purification.pooling import pool
+from geopurify_core.purification.kinds import to_numpy
+from geopurify_core.purification.packed import PackedAffinity
+from geopurify_core.purification.pooling import pool, pool_and_length, pooled_length
 
 COLUMNS_AT_ONCE = 32  # one hop over 32 columns costs hardly more than over one: neighbours and weights dominate
 SKETCH_COLUMNS = COLUMNS_AT_ONCE - 1  # the observation weight is the 32nd
@@ -52,7 +54,7 @@ def raw_scores(features: Halves, vectors: Floats, order: NDArray[np.integer]) ->
     return out
 
 
-def pool_columns(columns: Floats, affinity: Affinity, steps: int, device: str) -> Floats:
+def pool_columns(columns: Floats, affinity: PackedAffinity, steps: int, device: str) -> Floats:
     """``pool`` of (N, n) float32 columns on ``device``, back as an array."""
     if device == "cpu":
         return np.asarray(pool(columns, affinity, steps), dtype=np.float32)
@@ -60,21 +62,10 @@ def pool_columns(columns: Floats, affinity: Affinity, steps: int, device: str) -
     return result
 
 
-def pooled_sketch(
-    features: Halves, weight: Floats, order: NDArray[np.integer], affinity: Affinity, steps: int, device: str
-) -> tuple[Floats, Floats]:
-    """(N, S) sketch of A^T F, and (N,) A^T w, all in key order; one pass of 32 columns."""
-    columns = np.empty((len(order), COLUMNS_AT_ONCE), dtype=np.float32)
-    columns[:, :SKETCH_COLUMNS] = raw_scores(features, sketch_matrix(features.shape[1]), order)
-    columns[:, SKETCH_COLUMNS] = weight[order]
-    pooled = pool_columns(columns, affinity, steps, device)
-    return np.ascontiguousarray(pooled[:, :SKETCH_COLUMNS]), np.ascontiguousarray(pooled[:, SKETCH_COLUMNS])
-
-
 def pool_features(
     features: Halves,
     order: NDArray[np.integer],
-    affinity: Affinity,
+    affinity: PackedAffinity,
     steps: int,
     device: str,
     *,
@@ -97,12 +88,16 @@ def pool_features(
     """
     rows, channels = len(order), features.shape[1]
     pooled = np.empty((rows, channels), dtype=np.float16) if keep else None
-    squared = np.zeros(rows, dtype=np.float32)
+    squared = np.zeros(rows, dtype=np.float64)
     for low in range(0, channels, CHANNEL_BLOCK):
-        block = features[:, low : low + CHANNEL_BLOCK][order].astype(np.float32)
-        block = pool_columns(block, affinity, steps, device)
-        squared += np.einsum("ij,ij->i", block, block)
-        if pooled is not None:
-            pooled[:, low : low + CHANNEL_BLOCK] = block
-        tick(min(1.0, (low + CHANNEL_BLOCK) / channels))
-    return pooled, np.sqrt(squared)
+        part = slice(low, min(low + CHANNEL_BLOCK, channels))
+        block: Any = features[:, part][order]
+        block = block if device == "cpu" else torch.from_numpy(block).to(device)
+        if pooled is None:
+            length = pooled_length(block, affinity, steps)
+        else:
+            block, length = pool_and_length(block, affinity, steps)
+            pooled[:, part] = to_numpy(block)
+        squared += np.square(to_numpy(length), dtype=np.float64)
+        tick(part.stop / channels)
+    return pooled, np.sqrt(squared).astype(np.float32)

@@ -1,0 +1,126 @@
+"""What each step of a purification is predicted to cost, and which way of doing it is therefore chosen.
+
+Seconds on two cores of a 2.5 GHz server; only their ratios decide. They were measured by ``tools/bench/incremental.py``
+and the prototypes behind ``docs/purification.md``; on other machines all of them shift, and mostly together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# Seconds for each unit of work.
+_MULTIPLY = 2.0e-11  # one multiply-add of the convolutions (100 GFLOP/s)
+_PAIRS = 13  # occupied voxels under a 3³ kernel, on scanned surfaces
+_ACTIVATION = 1.5e-9  # a channel of a row gathered, added, normalised, for each layer
+_KERNEL_MAP = 6.0e-7  # neighbours of a row found
+_RING = 1.5e-6  # hops of a row near a change counted
+_INPUT = 1.5e-9  # a channel of a row read and widened
+_SEARCH = 1.3e-7  # one of a row's K neighbours found
+_NEAR = 1.5e-6  # a row looked at for new or gone voxels nearby
+_SOFTMAX = 2.5e-10  # one multiply-add of the cosines
+_DIRTY = 1.5e-9  # one neighbour of a row looked at for a change
+_POOL = 5.0e-11  # one multiply-add of pooling
+_PACK = 4.0e-8  # one entry of A prepared for pooling
+_WALK = 1.2e-9  # one entry of A used in a hop of the walk that finds the halo
+_SKETCH_COLUMNS = 32
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large the problem is.
+
+    Attributes:
+        rows: N voxels.
+        channels: C of the map.
+        hidden, layers, embedding: The student's width, number of 3³ convolutions, and D.
+        neighbors, steps: K and T.
+    """
+
+    rows: int
+    channels: int
+    hidden: int
+    layers: int
+    embedding: int
+    neighbors: int
+    steps: int
+
+
+def student_full(size: Size) -> float:
+    """Every row through every layer."""
+    kernel_map = size.rows * _KERNEL_MAP
+    return kernel_map + inputs(size, size.rows) + _layers(size, [size.rows] * size.layers)
+
+
+def student_partial(size: Size, layer_rows: list[int]) -> float:
+    """Rows that each layer computes, from the first to the last; found by counting hops, each with its kernel map."""
+    if not layer_rows:
+        return 0.0
+    overhead = layer_rows[0] * _RING + sum(layer_rows) * _KERNEL_MAP
+    return overhead + inputs(size, layer_rows[0]) + _layers(size, layer_rows)
+
+
+def inputs(size: Size, rows: int) -> float:
+    """``rows`` read and widened."""
+    return rows * (size.channels + 6) * _INPUT
+
+
+def _layers(size: Size, layer_rows: list[int]) -> float:
+    seconds = 0.0
+    for layer, rows in enumerate(layer_rows):
+        width = size.channels + 6 if layer == 0 else size.hidden
+        seconds += rows * (_PAIRS * width * size.hidden * _MULTIPLY + (width + size.hidden) * _ACTIVATION)
+    return seconds + (layer_rows[-1] if layer_rows else 0) * size.hidden * size.embedding * _MULTIPLY
+
+
+def neighbors_full(size: Size) -> float:
+    """Every row's K nearest voxels."""
+    return size.rows * size.neighbors * _SEARCH
+
+
+def neighbors_partial(size: Size, rows: int) -> float:
+    """``rows`` searched, after all rows were looked at for what came and went near them."""
+    return size.rows * _NEAR + rows * size.neighbors * _SEARCH
+
+
+def affinity_full(size: Size) -> float:
+    """Every row's weights."""
+    return size.rows * size.neighbors * size.embedding * _SOFTMAX
+
+
+def affinity_partial(size: Size, rows: int) -> float:
+    """``rows`` of weights, after all rows were looked at for changed neighbours."""
+    return size.rows * size.neighbors * _DIRTY + rows * size.neighbors * size.embedding * _SOFTMAX
+
+
+def pooling_full(size: Size, columns: int) -> float:
+    """All rows, all steps, ``columns`` columns: channels, or texts in score space."""
+    entries = size.rows * size.neighbors
+    return entries * (_PACK + size.steps * columns * _POOL)
+
+
+def pooling_sketch(size: Size) -> float:
+    """The sketch of the whole map, which every purification makes."""
+    return pooling_full(size, _SKETCH_COLUMNS)
+
+
+def pooling_partial(size: Size, columns: int, row_steps: int) -> float:
+    """``row_steps`` rows times steps on a sub-graph: one walk to find it, one trial on the sketch, then the columns."""
+    walk = size.rows * size.neighbors * size.steps * _WALK
+    pack = row_steps / max(1, size.steps) * size.neighbors * _PACK
+    return walk + pack + row_steps * size.neighbors * (columns + _SKETCH_COLUMNS) * _POOL
+
+
+def is_worthwhile(partial_seconds: float, full_seconds: float) -> bool:
+    """Whether the partial way is predicted to be the faster one; the full one where they are even."""
+    return partial_seconds < full_seconds
+
+
+def full_run(size: Size, columns: int) -> dict[str, float]:
+    """Seconds of each step from scratch, under the names of ``steps.STEPS``."""
+    return {
+        "inputs": inputs(size, size.rows),
+        "student": student_full(size) - inputs(size, size.rows),
+        "neighbors": neighbors_full(size),
+        "affinity": affinity_full(size),
+        "pooling": pooling_sketch(size) + pooling_full(size, columns) - size.rows * size.neighbors * _PACK,
+    }
