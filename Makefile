@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench lint format clean distclean
+.PHONY: help setup demo test test-minkowski bench bench-minkowski lint format clean distclean
 
 IN_VENV := source tools/setup/env.sh &&
 ARGS ?=
@@ -11,6 +11,7 @@ help:
 	@printf '%s\n' 'make setup   make or complete .venv (everything below does this first)' \
 	  'make demo    the real ROS 2 graph on a procedural apartment -> out/demo/' \
 	  'make test    the whole test suite                    (ARGS="-k fusion")' \
+	  'make test-minkowski, make bench-minkowski   compare with MinkowskiEngine, built into out/ (15 minutes)' \
 	  'make bench   measured speed and memory -> out/bench.json (ARGS="--quick --only fusion")' \
 	  'make lint    ruff, mypy, import contracts' \
 	  'make format  let ruff rewrite what it can' \
@@ -25,8 +26,16 @@ demo: setup
 test: setup
 	@$(IN_VENV) python -m pytest $(ARGS)
 
+test-minkowski: setup
+	@tools/minkowski.sh
+	@$(IN_VENV) PYTHONPATH=out/minkowski/site python -m pytest -m minkowski test/core $(ARGS)
+
 bench: setup
 	@$(IN_VENV) python tools/bench/run.py $(ARGS)
+
+bench-minkowski: setup
+	@tools/minkowski.sh
+	@$(IN_VENV) PYTHONPATH=out/minkowski/site python tools/bench/run.py --only sparse --out out/bench_sparse.json $(ARGS)
 
 lint: setup
 	@$(IN_VENV) ruff check . && ruff format --check . && mypy && lint-imports

@@ -87,7 +87,7 @@ class CoordinateMap:
 
 
 def _checked(coords: Any, stride: int) -> Tensor:
-    tensor = torch.as_tensor(np.ascontiguousarray(coords) if isinstance(coords, np.ndarray) else coords)
+    tensor = coords if isinstance(coords, Tensor) else _as_tensor(coords)
     if tensor.dim() != 2 or tensor.shape[1] != 3:
         raise SparseError("coords.shape", tuple(tensor.shape), "Give one row of x, y, z for each voxel: (V, 3).")
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
@@ -100,7 +100,14 @@ def _checked(coords: Any, stride: int) -> Tensor:
             raise SparseError("coords", (low, high), f"Coordinates must lie in [-{COORD_LIMIT}, {COORD_LIMIT}).")
         if stride > 1 and bool((tensor % stride).any()):
             raise SparseError("coords", f"stride {stride}", "Every coordinate must be a multiple of the stride.")
-    return tensor.to(torch.int32).contiguous()
+    return tensor.to(torch.int32, copy=True).contiguous()
+
+
+def _as_tensor(coords: Any) -> Tensor:
+    array = np.asarray(coords)
+    if array.dtype.kind not in "iu":
+        raise SparseError("coords.dtype", str(array.dtype), "Give integer voxel coordinates, floor(point / size).")
+    return torch.from_numpy(array.astype(np.int64))
 
 
 def _sorted(keys: Tensor) -> tuple[Tensor, Tensor | None]:

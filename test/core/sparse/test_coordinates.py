@@ -113,6 +113,9 @@ def test_coarser_cells_follow_floor_division(blob: Blob) -> None:
         (np.zeros(3, np.int32), "shape"),
         (np.zeros((1, 3), np.float32), "dtype"),
         (np.zeros((1, 3), bool), "dtype"),
+        (np.array([["a", "b", "c"]]), "dtype"),
+        (torch.zeros(1, 3), "dtype"),
+        (torch.zeros(1, 3, dtype=torch.bool), "dtype"),
         (np.array([[0, 0, COORD_LIMIT]]), "coords"),
         (np.array([[-COORD_LIMIT - 1, 0, 0]]), "coords"),
         (np.array([[2**40, 0, 0]]), "coords"),
@@ -120,7 +123,7 @@ def test_coarser_cells_follow_floor_division(blob: Blob) -> None:
         (np.array([[1, 2, 3], [1, 2, 3]]), "Rows 0 and 1"),
     ],
 )
-def test_bad_coordinates_are_named(coords: np.ndarray, named: str) -> None:
+def test_bad_coordinates_are_named(coords: Any, named: str) -> None:
     with pytest.raises(SparseError, match=named):
         CoordinateMap(coords)
 
@@ -145,3 +148,13 @@ def test_nothing_and_a_single_voxel(both_ways: str, num: int) -> None:
     coordinates = CoordinateMap(torch.zeros(num, 3, dtype=torch.int64))
     assert coordinates.kernel_map(3).num_pairs == num
     assert len(coordinates.coarser()) == num
+
+
+def test_the_caller_s_coordinates_are_copied_and_may_be_read_only() -> None:
+    given = np.array([[0, 0, 0], [0, 0, 1]], dtype=np.int32)
+    coordinates, from_tensor = CoordinateMap(given), CoordinateMap(tensor := torch.from_numpy(given.copy()))
+    given[:], tensor[:] = 7, 7
+    assert coordinates.coords.tolist() == from_tensor.coords.tolist() == [[0, 0, 0], [0, 0, 1]]
+    given = np.array([[0, 0, 0]], dtype=np.uint16)
+    given.setflags(write=False)
+    assert CoordinateMap(given).coords.dtype == torch.int32
