@@ -220,7 +220,14 @@ class StudentAffinityNetwork(nn.Module):
 def _as_tensor(array: Any) -> Tensor:
     if array is None:
         raise SparseError("features", None, "Give coordinates and features, or one SparseTensor.")
-    return array if isinstance(array, Tensor) else torch.from_numpy(np.require(array, requirements=["C", "W"]))
+    if isinstance(array, Tensor):
+        return array
+    values = np.asarray(array)
+    kind = np.int64 if values.dtype.kind == "u" else values.dtype.newbyteorder("=")
+    try:
+        return torch.from_numpy(np.require(values, kind, ["C", "W"]))
+    except TypeError as error:
+        raise SparseError("coords, features", str(values.dtype), "Give arrays of numbers that torch knows.") from error
 
 
 def _told_apart(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

@@ -102,6 +102,21 @@ def test_read_only_and_strided_arrays_are_taken_without_a_change() -> None:
     np.testing.assert_array_equal(wide, features)
 
 
+def test_unusual_numbers_are_taken_or_refused() -> None:
+    network = seeded()
+    coords, features = cloud(60)
+    expected = network.embed(coords, features)
+    for kind in ("u1", "u2", "u8", ">i4", "i2"):
+        assert torch.equal(network.embed(coords.astype(kind), features), expected)
+    assert torch.equal(network.embed(coords, features.astype(">f4")), expected)
+    assert torch.equal(network.embed(coords.tolist(), features.tolist()), expected)
+    half = network.embed(coords, features.astype(np.float16))
+    torch.testing.assert_close(half, expected, atol=1e-2, rtol=0)
+    for bad in (features.astype(object), features.astype("U8")):
+        with pytest.raises(SparseError, match="that torch knows"):
+            network.embed(coords, bad)
+
+
 @pytest.mark.parametrize("kinds", [(np.int32, np.int64), (np.float32, np.float64), (np.bool_, np.float32)])
 def test_two_of_a_kind_are_refused(kinds: tuple[type, type]) -> None:
     coords, features = cloud(20)
