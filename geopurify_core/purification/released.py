@@ -108,9 +108,12 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
 @contextlib.contextmanager
 def _numpy_scalars() -> Iterator[None]:
     """Within it, weights-only files may hold numpy numbers: the released ``tensorboard_scalars`` can be such."""
-    from numpy._core.multiarray import scalar  # type: ignore[attr-defined,unused-ignore]
-
+    allow = getattr(torch.serialization, "safe_globals", None)
+    if allow is None:  # an older torch, which then refuses such files
+        yield
+        return
+    scalar = np.float64(0).__reduce__()[0]  # its module has another name in each version of numpy
     kinds = [type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")]
     names = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-    with torch.serialization.safe_globals([*names, np.dtype, *kinds]):
+    with allow([*names, np.dtype, *kinds]):
         yield
