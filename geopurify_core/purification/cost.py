@@ -110,6 +110,20 @@ def pooling_partial(size: Size, columns: int, row_steps: int) -> float:
     return walk + pack + row_steps * size.neighbors * (columns + _SKETCH_COLUMNS) * _POOL
 
 
+def scores_full(size: Size, texts: int) -> float:
+    """Score columns of ``texts`` pooled anew, on an affinity that is prepared already."""
+    return size.rows * size.neighbors * size.steps * texts * _POOL
+
+
+def scores_partial(size: Size, texts: int, row_steps: int) -> float:
+    """The same from columns kept of the previous map: which rows have moved must be found out first, by a sketch.
+
+    For up to 32 texts this alone costs what pooling them does; ``Purification.pool_scores`` therefore keeps nothing
+    and always pools anew.
+    """
+    return scores_full(size, _SKETCH_COLUMNS) + pooling_partial(size, texts, row_steps)
+
+
 def is_worthwhile(partial_seconds: float, full_seconds: float) -> bool:
     """Whether the partial way is predicted to be the faster one; the full one where they are even."""
     return partial_seconds < full_seconds

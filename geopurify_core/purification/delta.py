@@ -6,6 +6,7 @@ value is compared bit for bit, so "unchanged" means that whatever is computed fr
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,7 +115,7 @@ def rows_differ(a: NDArray[Any], a_rows: Rows, b: NDArray[Any], b_rows: Rows) ->
 
 def _bits(array: NDArray[Any]) -> NDArray[Any]:
     """(·, C) unsigned integers with the same bits."""
-    rows = np.ascontiguousarray(array).reshape(len(array), -1)
+    rows = np.ascontiguousarray(array).reshape(len(array), math.prod(array.shape[1:]))
     return rows.view(f"u{rows.dtype.itemsize}")
 
 

@@ -54,7 +54,8 @@ def occupied_around(keys: NDArray[np.int64], coords: NDArray[np.int32]) -> NDArr
     if not len(keys) or not len(around):
         return np.zeros(0, dtype=np.int64)
     at = np.minimum(np.searchsorted(keys, around), len(keys) - 1)
-    return at[keys[at] == around]
+    rows: NDArray[np.int64] = at[keys[at] == around]
+    return rows
 
 
 def _neighbours(keys: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:

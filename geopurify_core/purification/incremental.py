@@ -21,8 +21,8 @@ from geopurify_core.purification.affinity import affinity_rows
 from geopurify_core.purification.delta import Delta
 from geopurify_core.purification.dilation import occupied_around, rings
 from geopurify_core.purification.neighbors import NeighborSearch, neighbor_reach
-from geopurify_core.purification.student import StudentAffinityNetwork
-from geopurify_core.sparse import CoordinateMap, SparseTensor
+from geopurify_core.purification.student import ResidualBlock, StudentAffinityNetwork
+from geopurify_core.sparse import CoordinateMap
 
 Mask = NDArray[np.bool_]
 Rows = NDArray[np.int64]
@@ -119,31 +119,28 @@ def _run_shrinking(
     field: int,
     tick: Tick,
 ) -> torch.Tensor:
-    device = network.device
+    device, limit = network.device, 2 * field
+    places = torch.from_numpy(np.array(coords)).to(device)
     rings_left = torch.from_numpy(ring.astype(np.int64)).to(device)
-    x = SparseTensor(inputs.to(device), CoordinateMap(torch.from_numpy(np.array(coords)).to(device)))
-    limit = 2 * field
 
-    def shrunk(tensor: SparseTensor, keep: torch.Tensor, coordinates: CoordinateMap | None = None) -> SparseTensor:
-        return SparseTensor(tensor.features[keep], coordinates or CoordinateMap(tensor.coords[keep]))
-
-    def next_keep() -> torch.Tensor:
-        nonlocal limit, rings_left
+    def shrink() -> torch.Tensor:
+        nonlocal limit, places, rings_left
         limit -= 1
         keep = rings_left <= limit
-        rings_left = rings_left[keep]
+        places, rings_left = places[keep], rings_left[keep]
         tick((2 * field - limit) / field)
         return keep
 
-    x = network.input_layer(x)
-    x = shrunk(x, next_keep())
+    values = network.input_layer(network.tensor(inputs.to(device), CoordinateMap(places))).features[shrink()]
     for block in network.res_blocks:
-        h = block.first_half(x)
-        keep = next_keep()
-        h = shrunk(h, keep)
-        x = block.second_half(h, shrunk(x, keep, h.coordinates))
-        x = shrunk(x, next_keep())
-    out: torch.Tensor = network.output_layer(x).features
+        assert isinstance(block, ResidualBlock)
+        x = network.tensor(values, CoordinateMap(places))
+        h = block.first_half(x).features
+        keep = shrink()
+        coordinates = CoordinateMap(places)
+        whole = block.second_half(network.tensor(h[keep], coordinates), network.tensor(values[keep], coordinates))
+        values = whole.features[shrink()]
+    out: torch.Tensor = network.output_layer(network.tensor(values, CoordinateMap(places))).features
     return out
 
 

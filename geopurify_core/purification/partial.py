@@ -146,7 +146,7 @@ def keep_rows(held: Held, num_rows: int) -> tuple[Halves | None, Floats]:
 
 def keep_sketch(sketch: Floats, held: Held, recomputed: Mask) -> Floats:
     """(N, S): the new sketch of rows pooled anew, for the others the one that belongs to the values they keep."""
-    result = sketch.copy()
+    result: Floats = sketch.copy()
     kept = np.flatnonzero(~recomputed)
     result[kept] = held.sketch[held.source[kept]]
     return result
