@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -114,11 +115,7 @@ class Student:
             )
         trained, size = self.voxel_size_m, snapshot.voxel_size_m
         if trained > 0 and abs(size / trained - 1) > _VOXEL_TOLERANCE:
-            log.warning(
-                "the student was trained on voxels of %.3g m, the map has %.3g m: expect rough affinities",
-                trained,
-                size,
-            )
+            _warn_of_voxel_size(self.fingerprint, trained, size)
 
     def check_backbone(self, backbone: str) -> None:
         """Raise StudentError unless it was trained for that fingerprint, or does not say for which."""
@@ -129,3 +126,11 @@ class Student:
                 f"The map was made by {backbone}: set purification.student to one trained for it, or leave it empty "
                 "for the shipped one (docs/purification.md says how to train one).",
             )
+
+
+@lru_cache(maxsize=64)
+def _warn_of_voxel_size(fingerprint: str, trained_m: float, size_m: float) -> None:
+    """Once for each student and size: a running mapper purifies again and again."""
+    log.warning(
+        "%s knows voxels of %.3g m, the map has %.3g m: expect rough affinities", fingerprint, trained_m, size_m
+    )

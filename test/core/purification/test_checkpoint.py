@@ -272,8 +272,9 @@ def test_a_student_says_which_maps_it_fits(tmp_path: Path, caplog: pytest.LogCap
     with caplog.at_level(logging.WARNING):
         student.check_fits(snapshot())
         assert not caplog.records
-        student.check_fits(snapshot(voxel_size_m=0.02))
-    assert "0.02" in caplog.text
+        for _ in range(3):
+            student.check_fits(snapshot(voxel_size_m=0.02))
+    assert "0.02" in caplog.text and len(caplog.records) == 1
     with pytest.raises(StudentError, match=r"5 channels; this one takes 3 \(9 with"):
         student.check_fits(snapshot(channels=5))
     with pytest.raises(StudentError, match=r"made by other:2: set purification\.student"):
