@@ -152,6 +152,17 @@ class TestOneNode:
         fresh.until(lambda: fresh.status.purification.num_voxels == again.num_voxels, "the status telling of it")
         assert now.message == ""
 
+    def test_an_empty_map_is_purified_to_an_empty_one(self, fresh: Any) -> None:
+        from std_srvs.srv import Trigger
+
+        assert fresh.call(Trigger, "reset").success
+        made = purify(fresh)
+        assert made.success, made.message
+        assert (made.num_voxels, made.map_stamp.sec) == (0, 0)
+        answer = ask(fresh, True)
+        assert answer.success, answer.message
+        assert len(answer.objects) == 0
+
     def test_while_it_runs_everything_else_is_answered_and_many_may_wait(
         self, fresh: Any, frames: list[Any], hold: Path, tmp_path: Path
     ) -> None:
