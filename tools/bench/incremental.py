@@ -1,0 +1,140 @@
+"""Purification after a change of half a metre, against purification from scratch, on a furnished room at 2 cm.
+
+Both are timed in one run on the same map; the figures that count are ratios. ``student_work`` is rows times layers as a
+share of a full run, ``student_time`` the same in seconds. For the published width (512) a full run in score space is
+put together from the student's seconds of the feature run and the pooling seconds of the narrow student's, which do not
+depend on the width: it would otherwise take another minute or more.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+
+CHANGE_M, _QUICK_CHANGE_M = 0.5, 0.12  # the quick room is one metre wide
+_NARROW, _PUBLISHED = 64, 512
+
+
+def run(quick: bool) -> dict[str, Any]:
+    """Seconds, shares and differences for the narrow student and, unless quick, the published one."""
+    voxels, channels, change_m = (20_000, 128, _QUICK_CHANGE_M) if quick else (100_000, 512, CHANGE_M)
+    room = _rooms()
+    _warm_up(room)
+    before = room.furnished_room(voxels, channels)
+    now = room.changed_room(before, change_m)
+    results: dict[str, Any] = {"voxels": len(before), "channels": channels}
+    results |= {"change_m": change_m, "narrow": _narrow(before, now, rounds=1 if quick else 2)}
+    if not quick:
+        results["published"] = _published(before, now, results["narrow"])
+    return results
+
+
+def _rooms() -> Any:
+    path = Path(__file__).with_name("_room.py")
+    spec = importlib.util.spec_from_file_location("bench_room", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def student_of(channels: int, hidden: int) -> Any:
+    """Random weights: what they are changes which rows move, hardly what a row costs."""
+    import torch
+
+    from geopurify_core.purification.checkpoint import Student, StudentInfo
+    from geopurify_core.purification.student import StudentAffinityNetwork
+
+    torch.manual_seed(0)
+    network = StudentAffinityNetwork(channels + 6, hidden=hidden).eval().requires_grad_(False)
+    return Student(network, StudentInfo("bench", channels, hidden, 128, 4), f"bench:{hidden}")
+
+
+def _warm_up(room: Any) -> None:
+    from geopurify_core.purification.compute import purify_snapshot
+
+    small = room.furnished_room(4_000, 64)
+    changed, student = room.changed_room(small, 0.1), student_of(64, 16)
+    for pool in ("features", "scores"):
+        config = _config(pool)
+        purify_snapshot(changed, student, config, previous=purify_snapshot(small, student, config))
+
+
+def _config(pool: str) -> Any:
+    from geopurify_core.config import PurificationConfig
+
+    return PurificationConfig(pool=pool, device="cpu", budget_mb=100_000)
+
+
+def _narrow(before: Any, now: Any, rounds: int) -> dict[str, Any]:
+    from geopurify_core.purification.compute import purify_snapshot
+
+    student = student_of(before.feature_dim, _NARROW)
+    results = {}
+    for pool in ("features", "scores"):
+        config = _config(pool)
+        first = purify_snapshot(before, student, config)
+        runs = [
+            (purify_snapshot(now, student, config), purify_snapshot(now, student, config, previous=first))
+            for _ in range(rounds)
+        ]
+        full, partial = (min((pair[i] for pair in runs), key=lambda r: r.report.total_seconds) for i in (0, 1))
+        results[pool] = _figures(full.report.seconds, partial) | _differences(full, partial)
+        results[pool]["bytes_per_voxel"] = round(partial.nbytes / len(partial))
+    return results
+
+
+def _published(before: Any, now: Any, narrow: dict[str, Any]) -> dict[str, Any]:
+    from geopurify_core.purification.compute import purify_snapshot
+
+    student = student_of(before.feature_dim, _PUBLISHED)
+    first = purify_snapshot(before, student, _config("features"))
+    full = dict(first.report.seconds)
+    results = {"features": _figures(full, purify_snapshot(now, student, _config("features"), previous=first))}
+    first = replace(first, features=None)
+    full["pooling"] = narrow["scores"]["full_seconds"]["pooling"]
+    results["scores"] = _figures(full, purify_snapshot(now, student, _config("scores"), previous=first))
+    return results
+
+
+def _figures(full: dict[str, float], partial: Any) -> dict[str, Any]:
+    report = partial.report
+    return {
+        "student_work": report.student_work,
+        "student_time": report.seconds["student"] / full["student"],
+        "pooling_time": report.seconds["pooling"] / full["pooling"],
+        "total_time": report.total_seconds / sum(full.values()),
+        "full_seconds": full,
+        "incremental_seconds": report.seconds,
+        "modes": report.modes,
+        "rows_recomputed": {name: rows / report.num_voxels for name, rows in report.rows.items()},
+    }
+
+
+def _differences(full: Any, partial: Any) -> dict[str, float]:
+    worst = {
+        "embeddings": float(np.abs(full.embeddings - partial.embeddings).max()),
+        "weights": float(np.abs(full.affinity.weights - partial.affinity.weights).max()),
+        "length": float(np.abs(full.length - partial.length).max()),
+        "neighbor_rows": int((full.affinity.neighbors != partial.affinity.neighbors).any(axis=1).sum()),
+    }
+    if full.features is not None:
+        apart = np.abs(full.features.astype(np.float32) - partial.features.astype(np.float32))
+        worst["features"] = float(apart.max())
+    return {f"worst_{name}": value for name, value in worst.items()}
+
+
+if __name__ == "__main__":
+    import json
+
+    json.dump(run("--quick" in sys.argv), sys.stdout, indent=2)
