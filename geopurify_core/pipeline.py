@@ -248,7 +248,8 @@ class SemanticMapper:
         if not settings.enabled:
             return NotAvailableError("purification.enabled", False, "Set it to true to purify.")
         try:
-            student = student_for(settings, self.backbone.fingerprint, self.backbone.feature_dim)
+            backbone, engine = self.backbone, self.config.sparse.engine
+            student = student_for(settings, backbone.fingerprint, backbone.feature_dim, engine)
             return Purifier(student, settings, _weakly(self.snapshot))
         except GeoPurifyError as error:
             return error

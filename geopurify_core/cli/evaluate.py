@@ -47,7 +47,7 @@ def targets(
 
     wanted = read_targets(known)
     settings = load_config(config)
-    engine = open_engine(map_path, settings.query, settings.purification if purified else None)
+    engine = open_engine(map_path, settings.query, settings if purified else None)
     report = evaluate_targets(engine, wanted, tolerance_m)
     if as_json:
         typer.echo(json.dumps(report.as_plain(), ensure_ascii=False, indent=2))
@@ -67,9 +67,7 @@ def synthetic(
         list[str] | None, typer.Option("--dataset-option", "-d", metavar="KEY=VALUE", help="Option of the apartment.")
     ] = None,
     config: Annotated[str | None, typer.Option(help="YAML file; `geopurify config` prints one.")] = None,
-    purified: Annotated[
-        bool, typer.Option("--purified", help="Score the purified map instead.")
-    ] = False,
+    purified: Annotated[bool, typer.Option("--purified", help="Score the purified map instead.")] = False,
     both: Annotated[bool, typer.Option("--both", help="Score both, side by side.")] = False,
     as_json: _AsJson = False,
 ) -> None:
@@ -85,14 +83,14 @@ def synthetic(
     mapper = SemanticMapper(settings)
     student = None
     if purified or both:
-        student = require_student(settings.purification, mapper.backbone.fingerprint, mapper.backbone.feature_dim)
+        student = require_student(settings, mapper.backbone.fingerprint, mapper.backbone.feature_dim)
     if integrate_all(mapper, recording, 1, None).interrupted:
         raise typer.Exit(INTERRUPTED)  # the scores of half a walk would pass for those of all of it
     scored: dict[str, _Scored] = {}
     if both or not purified:
         scored["raw"] = _score(mapper.engine(), recording.source)
     if student is not None:
-        purification = purify_visibly(mapper.snapshot(), settings.purification, student)
+        purification = purify_visibly(mapper.snapshot(), settings, student)
         engine = QueryEngine.of_purification(purification, mapper.backbone, settings.query)
         scored["purified"] = _score(engine, recording.source)
     if as_json:
@@ -187,7 +185,7 @@ def _print_both(raw: _Scored, purified: _Scored) -> None:
     """Classes by what purification brought them, then the means, then the objects."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("class")
-    for name in ("IoU raw", "purified", "difference", "accuracy raw", "purified", "difference"):
+    for name in ("IoU raw", "purified", "diff", "accuracy raw", "purified", "diff"):
         table.add_column(name, justify="right")
     before, after = raw.labels, purified.labels
     for name in sorted(before.iou, key=lambda name: before.iou[name] - after.iou[name]):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from geopurify_core.frame import RGBDFrame
     from geopurify_core.mapping.snapshot import MapSnapshot
     from geopurify_core.pipeline import SemanticMapper
-    from geopurify_core.purification.checkpoint import Student
+    from geopurify_core.purification.trained import Student
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def map_dataset(
     student = None
     if purify:
         check_destination(purified_path(out_path))
-        student = require_student(settings.purification, mapper.backbone.fingerprint, mapper.backbone.feature_dim)
+        student = require_student(settings, mapper.backbone.fingerprint, mapper.backbone.feature_dim)
     run = integrate_all(mapper, recording, stride, max_frames)
     if run.failure is not None and not run.integrated:
         raise run.failure
@@ -109,7 +109,7 @@ def map_dataset(
 def _purify(snapshot: MapSnapshot, config: Config, student: Student, path: Path, extra: dict[str, Any]) -> None:
     from geopurify_core.cli.purify import purify_visibly, save_purified, step_seconds
 
-    purification = purify_visibly(snapshot, config.purification, student)
+    purification = purify_visibly(snapshot, config, student)
     save_purified(path, purification, extra, config)
     out.print(f"purified  {path} in {step_seconds(purification)}", markup=False, soft_wrap=True)
 

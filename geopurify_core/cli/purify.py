@@ -17,8 +17,8 @@ from geopurify_core.errors import InvalidConfigError, MapMismatchError
 
 if TYPE_CHECKING:
     from geopurify_core.mapping.snapshot import MapSnapshot
-    from geopurify_core.purification.checkpoint import Student
     from geopurify_core.purification.result import Purification
+    from geopurify_core.purification.trained import Student
 
 # The steps as a person reads them.
 _STEPS = {
@@ -52,7 +52,7 @@ def purify_map(
         raise InvalidConfigError("--out", str(out_path), "It would replace the raw map; give another name.")
     check_destination(out_path)
     snapshot, extra = load_map(map_path), read_extra(map_path)
-    purification = purify_visibly(snapshot, settings.purification)
+    purification = purify_visibly(snapshot, settings)
     save_purified(out_path, purification, extra, settings)
     _report(purification, settings.purification, out_path)
 
@@ -64,21 +64,21 @@ def with_options(config: Config, student: str | None, preset: str | None) -> Con
     return Config.from_dict({**values, "purification": {**values["purification"], **given}})
 
 
-def require_student(config: PurificationConfig, backbone: str, feature_dim: int) -> Student:
+def require_student(config: Config, backbone: str, feature_dim: int) -> Student:
     """The student, found before the work that needs it. Errors: as :func:`student_for`."""
-    from geopurify_core.purification.purifier import student_for
+    from geopurify_core.purification.policy import student_for
 
-    return student_for(config, backbone, feature_dim)
+    return student_for(config.purification, backbone, feature_dim, config.sparse.engine)
 
 
 def purify_visibly(
-    snapshot: MapSnapshot, config: PurificationConfig, student: Student | None = None, *, pool: str = "features"
+    snapshot: MapSnapshot, config: Config, student: Student | None = None, *, pool: str = "features"
 ) -> Purification:
     """Purify with a progress bar that names the steps.
 
     Args:
         snapshot: A raw map.
-        config: Settings; ``pool`` is overruled.
+        config: Settings; ``purification.pool`` is overruled.
         student: The student where it is loaded already.
         pool: ``features``, or ``scores`` where a few texts are all that will be asked.
 
@@ -97,7 +97,7 @@ def purify_visibly(
         def show(step: str, share: float) -> None:
             bar.update(task, completed=share, step=_STEPS.get(step, step))
 
-        result = purify_snapshot(snapshot, student, replace(config, pool=pool), progress=show)
+        result = purify_snapshot(snapshot, student, replace(config.purification, pool=pool), progress=show)
         bar.update(task, completed=1.0, step="done")
     return result
 

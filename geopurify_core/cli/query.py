@@ -38,7 +38,7 @@ def query_map(
     direction = parse_up(up)
     settings = load_config(config)
     check_texts(texts, settings.query)  # before the work, not after it
-    engine = open_engine(map_path, settings.query, settings.purification if purified else None)
+    engine = open_engine(map_path, settings.query, settings if purified else None)
     results = engine.query(texts, max_objects=max_objects, min_score=min_score)
     if as_json:
         typer.echo(json.dumps(as_plain(results), ensure_ascii=False, indent=2))

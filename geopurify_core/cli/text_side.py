@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from geopurify_core.config import PurificationConfig, QueryConfig
+from geopurify_core.config import Config, QueryConfig
 from geopurify_core.errors import GeoPurifyError, MapMismatchError
 from geopurify_core.mapping.snapshot import MapSnapshot
 from geopurify_core.querying.engine import QueryEngine
@@ -84,13 +84,13 @@ def _from_backbone(wanted: str, extra: Mapping[str, Any]) -> TextSide:
     return TextSide(backbone, backbone.feature_dim, wanted)
 
 
-def open_engine(path: Path, config: QueryConfig, purification: PurificationConfig | None = None) -> QueryEngine:
+def open_engine(path: Path, config: QueryConfig, purify_with: Config | None = None) -> QueryEngine:
     """A query engine over the map file at ``path``.
 
     Args:
         path: A raw or a purified map.
         config: Query settings.
-        purification: Given: purify a raw map first, in score space, which is quickest for the few texts of one
+        purify_with: Given: purify a raw map first, in score space, which is quickest for the few texts of one
             command. A purified map is asked as it is.
     """
     from geopurify_core.cli.purify import purify_visibly
@@ -98,6 +98,6 @@ def open_engine(path: Path, config: QueryConfig, purification: PurificationConfi
 
     snapshot = load_map(path)
     encoder: Any = text_side(snapshot, read_extra(path))
-    if purification is None or snapshot.purified:
+    if purify_with is None or snapshot.purified:
         return QueryEngine(snapshot, encoder, config)
-    return QueryEngine.of_purification(purify_visibly(snapshot, purification, pool="scores"), encoder, config)
+    return QueryEngine.of_purification(purify_visibly(snapshot, purify_with, pool="scores"), encoder, config)

@@ -10,24 +10,25 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from geopurify_core.config import PurificationConfig
-from geopurify_core.errors import NotAvailableError, PurificationError, StudentError
+from geopurify_core.errors import NotAvailableError, PurificationError
 from geopurify_core.jit import go_background
 from geopurify_core.mapping.snapshot import MapSnapshot
+from geopurify_core.purification.policy import PurifyPolicy, student_for
+from geopurify_core.purification.run import Job, Published, PurifierStatus, without_frames
 
 if TYPE_CHECKING:
-    from geopurify_core.purification.checkpoint import Student
     from geopurify_core.purification.result import Purification
+    from geopurify_core.purification.trained import Student
 
 log = logging.getLogger(__name__)
 
+__all__ = ["Purifier", "PurifierStatus", "PurifyPolicy", "student_for"]
+
 _CLOSE_TIMEOUT_S = 2.0
-_ETA_FROM = 0.05  # an estimate from less than this share of the work is a guess
 
 
 class Compute(Protocol):
@@ -42,107 +43,6 @@ class Compute(Protocol):
         progress: Callable[[str, float], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Any: ...
-
-
-class PurifyPolicy:
-    """When a running mapper purifies: not again within a period, and not before enough has changed.
-
-    Args:
-        config: ``period_s`` (0: never by itself) and ``dirty_fraction``.
-    """
-
-    def __init__(self, config: PurificationConfig) -> None:
-        self.period_s, self.dirty_fraction = config.period_s, config.dirty_fraction
-        self._ended_s: float | None = None
-
-    def due(self, now_s: float, changed_fraction: float) -> bool:
-        """Whether to purify now.
-
-        Args:
-            now_s: A monotonic clock, seconds.
-            changed_fraction: Share of the voxels changed since the newest purified map, 0..1; 1 where there is none.
-        """
-        if self.period_s <= 0 or changed_fraction <= 0 or changed_fraction < self.dirty_fraction:
-            return False
-        return self._ended_s is None or now_s - self._ended_s >= self.period_s
-
-    def ended(self, now_s: float) -> None:
-        """A run, successful or not, ended now. (From its end, not its start: a slow one leaves room between two.)"""
-        self._ended_s = now_s
-
-
-@dataclass(frozen=True)
-class PurifierStatus:
-    """What purification is doing, and what it has done.
-
-    Attributes:
-        state: ``off`` (``message`` says why), ``idle``, ``running``, or ``failed`` (the next run may succeed).
-        message: Why it is off, or why the last run failed or was stopped; empty while all is well.
-        step: What the running one is at.
-        progress: Share of the running one that is done, 0..1; 0 while none runs.
-        eta_s: Seconds left, guessed from the progress so far; None where there is nothing to guess from.
-        pending: Whether another run follows the running one.
-        runs: Purifications made so far.
-        stamp_ns: Newest observation in the newest purified map; 0 while there is none.
-        num_voxels: Its voxels.
-        mode: How it was made: ``full``, ``incremental``, or empty while there is none.
-        seconds: How long that took.
-        nbytes: Memory that it takes beside the map.
-    """
-
-    state: str
-    message: str = ""
-    step: str = ""
-    progress: float = 0.0
-    eta_s: float | None = None
-    pending: bool = False
-    runs: int = 0
-    stamp_ns: int = 0
-    num_voxels: int = 0
-    mode: str = ""
-    seconds: float = 0.0
-    nbytes: int = 0
-
-
-class Published:
-    """A finished purification, with room for what readers make of it once: both go when the next one comes.
-
-    Attributes:
-        result: The purification.
-        seconds: How long it took.
-        lock: Hold it to fill ``engine``.
-        engine: A query engine over it, for whoever asks first.
-    """
-
-    def __init__(self, result: Purification, seconds: float) -> None:
-        self.result, self.seconds = result, seconds
-        self.lock = threading.Lock()
-        self.engine: Any = None
-
-
-class _Job:
-    """One run and those who wait for it."""
-
-    def __init__(self) -> None:
-        self.future: Future[Any] = Future()
-        self.stopped = False
-        self.step, self.progress = "", 0.0
-        self.started_s = 0.0
-
-    def stop(self, reason: str) -> None:
-        """Drop whatever it will bring. (Callers hold the purifier's lock.)"""
-        if not self.stopped:
-            self.stopped = True
-            self.future.set_exception(PurificationError("purify", "stopped", reason))
-
-    def is_stopped(self) -> bool:
-        return self.stopped
-
-    def report(self, step: str, progress: float) -> None:
-        """Told by the computation; ends it here, should it not have looked whether it is wanted any more."""
-        if self.stopped:
-            raise PurificationError("purify", "stopped", "Its result is not wanted any more.")
-        self.step, self.progress = str(step), min(max(float(progress), 0.0), 1.0)
 
 
 class Purifier:
@@ -174,8 +74,8 @@ class Purifier:
         self.policy = PurifyPolicy(config)
         self._source, self._compute, self._clock = snapshot_source, compute or _default_compute(), clock
         self._changed = threading.Condition()
-        self._running: _Job | None = None
-        self._pending: _Job | None = None
+        self._running: Job | None = None
+        self._pending: Job | None = None
         self._thread: threading.Thread | None = None
         self._published: Published | None = None
         self._failed = False
@@ -223,12 +123,12 @@ class Purifier:
         with self._changed:
             return self._changed.wait_for(lambda: self._running is None and self._pending is None, timeout_s)
 
-    def _submit(self) -> _Job | None:
+    def _submit(self) -> Job | None:
         with self._changed:
             if self._closed:
                 return None
             if self._pending is None:
-                self._pending = _Job()
+                self._pending = Job()
                 if self._thread is None:
                     self._thread = threading.Thread(target=self._work, name="geopurify-purifier", daemon=True)
                     self._thread.start()
@@ -258,7 +158,7 @@ class Purifier:
         if thread is None or thread is threading.current_thread():
             return True
         thread.join(timeout_s)
-        if thread.is_alive():
+        if thread.is_alive() and timeout_s > 0:
             log.warning("the purification that was running has not stopped within %.1f s", timeout_s)
         return not thread.is_alive()
 
@@ -299,7 +199,7 @@ class Purifier:
             values: dict[str, Any] = {"message": self._message, "pending": self._pending is not None}
             if job is not None:
                 values.update(
-                    step="stopping" if job.stopped else job.step, progress=job.progress, eta_s=self._eta_s(job)
+                    step="stopping" if job.stopped else job.step, progress=job.progress, eta_s=job.eta_s(self._clock())
                 )
             runs = self._runs
         if published is not None:
@@ -313,11 +213,6 @@ class Purifier:
             )
         return PurifierStatus(state=state, runs=runs, **values)
 
-    def _eta_s(self, job: _Job) -> float | None:
-        if job.stopped or job.progress < _ETA_FROM:
-            return None
-        return (self._clock() - job.started_s) * (1.0 - job.progress) / job.progress
-
     # -- the thread --------------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
@@ -328,7 +223,7 @@ class Purifier:
             except BaseException as error:  # whatever it was, the next request is served
                 self._end_failed(job, error)
 
-    def _next(self) -> _Job | None:
+    def _next(self) -> Job | None:
         with self._changed:
             self._running, self._pending = self._pending, None
             if self._running is None:
@@ -339,7 +234,7 @@ class Purifier:
             self._changed.notify_all()
             return self._running
 
-    def _run(self, job: _Job) -> None:
+    def _run(self, job: Job) -> None:
         started_s = self._clock()
         snapshot = self._source()
         previous = self.latest
@@ -351,7 +246,7 @@ class Purifier:
         )
         self._end(job, Published(result, self._clock() - started_s))
 
-    def _end(self, job: _Job, published: Published | None) -> None:
+    def _end(self, job: Job, published: Published | None) -> None:
         with self._changed:
             self._running = None
             self._failed = False
@@ -362,7 +257,7 @@ class Purifier:
                 job.future.set_result(published.result)
             self._changed.notify_all()
 
-    def _end_failed(self, job: _Job, error: BaseException) -> None:
+    def _end_failed(self, job: Job, error: BaseException) -> None:
         with self._changed:
             self._running = None
             self.policy.ended(self._clock())
@@ -372,46 +267,8 @@ class Purifier:
                 log.log(level, "purification failed: %s", news, exc_info=log.isEnabledFor(logging.DEBUG))
                 self._failed, self._message = True, news
                 job.stopped = True
-                job.future.set_exception(_without_frames(error))
+                job.future.set_exception(without_frames(error))
             self._changed.notify_all()
-
-
-def student_for(config: PurificationConfig, backbone: str, feature_dim: int) -> Student:
-    """The configured student, or the one shipped for the backbone.
-
-    Args:
-        config: ``student`` and ``device``.
-        backbone: Fingerprint of the map's backbone.
-        feature_dim: C, the channels of the map.
-
-    Raises:
-        NotAvailableError: None is configured, and none is shipped for this backbone.
-        StudentError: The configured one cannot be read, or was made for another backbone or width.
-    """
-    from geopurify_core.purification.checkpoint import find_student
-
-    student = find_student(config.student, backbone, device=config.device)
-    if student is None:
-        raise NotAvailableError(
-            "student network",
-            backbone,
-            "None is shipped for this backbone: name a checkpoint trained for it (purification.student, --student), or "
-            "ask the raw features (purified: false).",
-        )
-    if student.feature_dim != feature_dim:
-        raise StudentError(
-            "student.feature_dim", student.feature_dim, f"The map's features have {feature_dim} channels: use another."
-        )
-    return student
-
-
-def _without_frames(error: BaseException) -> BaseException:
-    """The error without its tracebacks: their frames would keep snapshots and results alive as long as it is."""
-    link: BaseException | None = error
-    while link is not None:
-        link.__traceback__ = None
-        link = link.__cause__ or link.__context__
-    return error
 
 
 def _default_compute() -> Compute:
