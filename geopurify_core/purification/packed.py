@@ -35,7 +35,7 @@ class MergedRows(NamedTuple):
     def nbytes(self) -> int:
         """Bytes held."""
         parts = (self.first, self.columns, self.shares, self.fresh_first, self.fresh)
-        return int(sum(part.nbytes for part in parts))
+        return sum(part.nbytes for part in parts)
 
 
 class PackedAffinity:
@@ -54,8 +54,9 @@ class PackedAffinity:
     @property
     def nbytes(self) -> int:
         """Bytes prepared so far, those of the affinity not included."""
-        pieces = sum(piece.nbytes for piece in self.__dict__.get("merged", ()))
-        return pieces + sum(self.__dict__[name].nbytes for name in ("order", "rank") if name in self.__dict__)
+        made: dict[str, Any] = self.__dict__  # cached properties appear here once they have been asked for
+        parts = [*made.get("merged", ()), *(made[name] for name in ("order", "rank") if name in made)]
+        return sum(int(part.nbytes) for part in parts)
 
     @cached_property
     def merged(self) -> list[MergedRows]:

@@ -141,21 +141,21 @@ class TorchEngine:
         self._device = features.device if is_tensor(features) else torch.device("cpu")
         self._dtype = torch.float64 if str(features.dtype).endswith("float64") else torch.float32
         nearest, weights = packed.parts()
-        order = packed.order
+        self._places = order = packed.order
         self._order = torch.from_numpy(order.astype(np.int64)).to(self._device)
         self._neighbors = torch.from_numpy(packed.rank[nearest[order]]).to(self._device)
         self._weights = torch.from_numpy(weights[order]).to(self._device, self._dtype)
         self.block_channels = _CPU_BLOCK if self._device.type == "cpu" else _DEVICE_BLOCK
 
     def load(self, features: Any, low: int, high: int) -> Any:
-        return self._tensor(features)[:, low:high][self._order].to(self._dtype)
+        return self._rows(features, slice(0, None), slice(low, high))
 
     def load_products(self, features: Any, vectors: NDArray[np.float32]) -> Any:
         import torch
 
-        right = self._tensor(vectors).to(self._dtype).T
-        given, rows = self._tensor(features), torch.split(self._order, _MIN_CHUNK)
-        return torch.cat([given[part].to(self._dtype) @ right for part in rows])
+        right = torch.from_numpy(vectors.T.copy()).to(self._device, self._dtype)
+        starts = range(0, max(1, len(self._places)), _MIN_CHUNK)
+        return torch.cat([self._rows(features, slice(low, low + _MIN_CHUNK), slice(None)) @ right for low in starts])
 
     def step(self, block: Any) -> Any:
         from torch.nn.functional import embedding_bag
@@ -163,11 +163,11 @@ class TorchEngine:
         return embedding_bag(self._neighbors, block, per_sample_weights=self._weights, mode="sum")
 
     def store(self, block: Any, out: Any, low: int, high: int) -> None:
-        target = self._tensor(out)
+        target = self._writable(out)
         target[self._order, low:high] = block.to(target.dtype)
 
     def store_columns(self, block: Any, out: Any, low: int, high: int) -> None:
-        self._tensor(out)[low:high, self._order] = block.T.float()
+        self._writable(out)[low:high, self._order] = block.T.float()
 
     def no_squares(self) -> Any:
         import torch
@@ -182,11 +182,19 @@ class TorchEngine:
         result[to_numpy(self._order)] = to_numpy(total.sqrt())
         return result
 
-    def _tensor(self, array: Any) -> Any:
-        """The same memory as a tensor, if it is on this device already."""
+    @staticmethod
+    def _writable(out: Any) -> Any:
         import torch
 
-        return (array.detach() if is_tensor(array) else torch.from_numpy(array)).to(self._device)
+        return out if is_tensor(out) else torch.from_numpy(out)
+
+    def _rows(self, features: Any, part: slice, channels: slice) -> Any:
+        """These of the visiting order, in the precision of the arithmetic. numpy gathers its own: it may be read-only."""
+        import torch
+
+        if is_tensor(features):
+            return features.detach()[:, channels][self._order[part]].to(self._dtype)
+        return torch.from_numpy(features[self._places[part], channels]).to(self._dtype)
 
 
 def rows_of_step(features: NDArray[np.float32], packed: PackedAffinity, rows: NDArray[np.int32]) -> Any:
