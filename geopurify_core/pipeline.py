@@ -24,6 +24,7 @@ from geopurify_core.mapping.snapshot import MapSnapshot
 from geopurify_core.mapping.visibility import PointObservation, fuse_points
 from geopurify_core.mapping.voxel_map import VoxelMap
 from geopurify_core.purification.purifier import Purifier, PurifierStatus, PurifyPolicy, student_for
+from geopurify_core.purification.run import without_frames
 from geopurify_core.querying.engine import QueryEngine
 from geopurify_core.querying.results import QueryResult
 from geopurify_core.vision import load_backbone

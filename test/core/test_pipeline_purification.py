@@ -267,6 +267,25 @@ def test_a_configured_student_that_is_unusable_is_told_but_stops_nothing() -> No
         mapper.purify()
 
 
+def test_half_an_installation_is_told_but_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise ImportError("libmkl.so is missing")
+
+    monkeypatch.setattr("geopurify_core.pipeline.student_for", broken)
+    mapper = SemanticMapper(Config.from_dict(SETTINGS), Colours())
+    mapper.integrate(frame())
+    assert not mapper.maybe_purify() and "libmkl.so" in mapper.purification_status.message
+    with pytest.raises(PurificationError, match=r"libmkl\.so"):
+        mapper.purify()
+    reference = weakref.ref(mapper)
+    gc.disable()
+    try:
+        del mapper
+        assert reference() is None
+    finally:
+        gc.enable()
+
+
 def test_closing_ends_purification_and_nothing_else(mapper: SemanticMapper, gate: SimpleNamespace) -> None:
     mapper.purify(LONG_S)
     gate.open.clear()
