@@ -111,7 +111,16 @@ def _as_tensor(coords: Any) -> Tensor:
 
 
 def _sorted(keys: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Keys in order, and the rows they came from, or None where they were in order."""
+    """Keys in order, and the rows they came from, or None where they were in order.
+
+    By numpy on the CPU: torch's parallel sort waits for all cores, which takes 50 ms where others use them.
+    """
+    if keys.device.type == "cpu":
+        array = keys.numpy()
+        if bool((array[1:] >= array[:-1]).all()):
+            return keys, None
+        rows = np.argsort(array)
+        return torch.from_numpy(array[rows]), torch.from_numpy(rows)
     if bool((keys[1:] >= keys[:-1]).all()):
         return keys, None
     ordered, order = torch.sort(keys)

@@ -89,6 +89,8 @@ class KernelMap:
             else:
                 pairs = [ascending(out_rows, in_rows) for in_rows, out_rows in self.pairs]
             self._transposed = KernelMap(pairs, self.num_out, self.num_in, self.centre)
+            if self.centre is None:
+                self._transposed._transposed = self
         return self._transposed
 
 
