@@ -67,8 +67,9 @@ def key_order(snapshot: MapSnapshot) -> tuple[NDArray[np.int64], NDArray[np.int6
 def needed_bytes(snapshot: MapSnapshot, student: Student, config: PurificationConfig) -> int:
     """Most memory a full purification takes beside the snapshot and the student's parameters: an estimate from above.
 
-    What stays (affinity, embeddings, features, sketch), plus the largest of what passes: the student's inputs and
-    activations, or two copies of a block of channels.
+    What stays (affinity, embeddings, features, sketch), twice, because the previous one serves queries until it is
+    replaced; plus the larger of what passes: the student's inputs and activations, or the affinity prepared for pooling
+    with some blocks of channels.
     """
     rows, channels = len(snapshot), snapshot.feature_dim
     network = student.network
@@ -76,16 +77,16 @@ def needed_bytes(snapshot: MapSnapshot, student: Student, config: PurificationCo
     stays += 2 * channels if config.pool == "features" else 0
     student_passes = 4 * network.in_channels * rows + network.workspace_bytes(rows)
     pooling_passes = (4 * 4 * max(CHANNEL_BLOCK, COLUMNS_AT_ONCE) + _PACKED_BYTES * config.neighbors) * rows
-    return rows * stays + max(student_passes, pooling_passes) + _BASE_BYTES
+    return 2 * rows * stays + max(student_passes, pooling_passes) + _BASE_BYTES
 
 
-def check_budget(snapshot: MapSnapshot, student: Student, config: PurificationConfig, held_bytes: int = 0) -> None:
-    """Purification fits into ``config.budget_mb``; ``held_bytes`` are those of the previous one.
+def check_budget(snapshot: MapSnapshot, student: Student, config: PurificationConfig) -> None:
+    """Purification fits into ``config.budget_mb``.
 
     Raises:
         PurificationError: It does not; says how much is needed.
     """
-    need_mb = -(-(needed_bytes(snapshot, student, config) + held_bytes) // (1 << 20))
+    need_mb = -(-needed_bytes(snapshot, student, config) // (1 << 20))
     if need_mb > config.budget_mb:
         raise PurificationError(
             "purification.budget_mb",

@@ -81,14 +81,13 @@ def purify_snapshot(
     course.at(0.0)
     checks.check_features(snapshot)
     fitting = _fitting(previous, snapshot, student, config)
-    checks.check_budget(snapshot, student, config, fitting.nbytes if fitting is not None else 0)
+    checks.check_budget(snapshot, student, config)
     keys, order = checks.key_order(snapshot)
     if not len(keys):
         return _empty(snapshot, student, config, device)
     job = _Job(snapshot, keys, order, unpack_keys(keys), student, config, device, course)
-    if fitting is None:
-        course.expect(cost.full_run(job.size, snapshot.feature_dim))
-    else:
+    course.expect(cost.full_run(job.size, snapshot.feature_dim))
+    if fitting is not None:
         job.delta = map_delta(fitting.snapshot, fitting.keys, fitting.order, snapshot, keys, order)
         if job.delta.nothing:
             return replace(fitting, snapshot=snapshot, order=order, report=_nothing_done(len(keys)))

@@ -156,7 +156,7 @@ def stale_neighbors(coords: NDArray[np.int32], delta: Delta, moved: NDArray[np.i
         moved: (N, K) previous neighbours under their numbers now, -1 where one is gone; rows of new voxels: anything.
         reach: (N,) squared distance to the last previous neighbour.
     """
-    stale = delta.added.copy()
+    stale: Mask = delta.added.copy()
     if len(delta.removed_coords):
         stale |= (moved < 0).any(axis=1)
     added = np.flatnonzero(delta.added)

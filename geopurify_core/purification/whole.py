@@ -22,7 +22,7 @@ from geopurify_core.purification.pooling import pool, pool_and_length, pooled_le
 
 COLUMNS_AT_ONCE = 32  # one hop over 32 columns costs hardly more than over one: neighbours and weights dominate
 SKETCH_COLUMNS = COLUMNS_AT_ONCE - 1  # the observation weight is the 32nd
-CHANNEL_BLOCK = 64
+CHANNEL_BLOCK, _DEVICE_BLOCK = 64, 512
 _ROWS_AT_ONCE = 16_384
 _SKETCH_SEED = 20_260
 
@@ -89,8 +89,9 @@ def pool_features(
     rows, channels = len(order), features.shape[1]
     pooled = np.empty((rows, channels), dtype=np.float16) if keep else None
     squared = np.zeros(rows, dtype=np.float64)
-    for low in range(0, channels, CHANNEL_BLOCK):
-        part = slice(low, min(low + CHANNEL_BLOCK, channels))
+    width = CHANNEL_BLOCK if device == "cpu" else _DEVICE_BLOCK
+    for low in range(0, channels, width):
+        part = slice(low, min(low + width, channels))
         block: Any = features[:, part][order]
         block = block if device == "cpu" else torch.from_numpy(block).to(device)
         if pooled is None:
