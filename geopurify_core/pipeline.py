@@ -253,6 +253,7 @@ class SemanticMapper:
             student = student_for(settings, backbone.fingerprint, backbone.feature_dim, engine)
             return Purifier(student, settings, _weakly(self.snapshot))
         except GeoPurifyError as error:
+            without_frames(error)  # which hold this mapper
             return error
         except Exception as error:  # an engine that is half installed, say: mapping and raw answers need none of it
             log.exception("what purifies the map could not be made")
