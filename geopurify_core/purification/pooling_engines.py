@@ -189,7 +189,7 @@ class TorchEngine:
         return out if is_tensor(out) else torch.from_numpy(out)
 
     def _rows(self, features: Any, part: slice, channels: slice) -> Any:
-        """These of the visiting order, in the precision of the arithmetic. numpy gathers its own: it may be read-only."""
+        """These of the visiting order, in the precision of the arithmetic; numpy may be read-only, so it gathers."""
         import torch
 
         if is_tensor(features):
