@@ -372,3 +372,54 @@ def test_many_threads_at_once(mapper: SemanticMapper) -> None:
     for thread in threads:
         thread.join(LONG_S)
     assert answers and not errors and not any(thread.is_alive() for thread in threads)
+
+
+def test_purification_costs_no_full_copy_of_the_map(mapper: SemanticMapper) -> None:
+    """Queries hold one snapshot and the purified map another; a third serves the next, and then they take turns."""
+    memories = set()
+    for i in range(8):
+        mapper.integrate(frame(2 + i, x_m=0.1 * i))
+        mapper.query(["ruby"])
+        old = mapper.purifier and mapper.purifier.latest and weakref.ref(mapper.purifier.latest)
+        mapper.purify(LONG_S)
+        until(lambda old=old: old is None or old() is None)  # type: ignore[misc]
+        mapper.query(["ruby"], purified=True)
+        memories |= {id(arena.arrays["features"]) for arena in mapper._map._arenas}
+    assert len(memories) <= 3
+
+
+@pytest.mark.parametrize("pool", ["features", "scores"])
+def test_the_real_thing_end_to_end(tmp_path: Any, pool: str) -> None:
+    """The apartment, the built-in backbone, a small student of random weights: purify, map on, purify again."""
+    torch = pytest.importorskip("torch")
+    from geopurify_core.datasets import iterate, open_dataset
+    from geopurify_core.purification.checkpoint import save_student
+    from geopurify_core.purification.student import StudentAffinityNetwork
+    from geopurify_core.purification.trained import StudentInfo
+
+    file = tmp_path / "s.safetensors"
+    wanted = {"map": {"voxel_size_m": 0.08}, "purification": {"student": str(file), "pool": pool, "device": "cpu"}}
+    mapper = SemanticMapper(Config.from_dict(wanted))
+    backbone = mapper.backbone
+    torch.manual_seed(0)
+    info = StudentInfo(backbone.fingerprint, backbone.feature_dim, 16, 16, 1, voxel_size_m=0.08)
+    save_student(file, StudentAffinityNetwork(backbone.feature_dim + 6, 16, 16, 1), info)
+    *frames, last = iterate(open_dataset("synthetic:3", num_frames=5, width=120, height=90))
+    for item in frames:
+        mapper.integrate(item)
+    old = weakref.ref(mapper.purify(120.0))
+    engine = mapper.engine(purified=True)
+    assert engine.snapshot.purified.startswith("student:") and len(engine.snapshot) == len(mapper.snapshot())
+    (before,) = mapper.query(["bed"], purified=True)
+    assert before.objects and np.isfinite(before.scores).all()
+    progress = mapper.purification_status
+    assert (progress.state, progress.mode, progress.runs) == ("idle", "full", 1) and progress.nbytes > 0
+    del engine, before
+    mapper.integrate(last)
+    mapper.purify(120.0)
+    assert mapper.purification_status.stamp_ns == last.stamp_ns
+    assert len(mapper.query(["bed"], purified=True)[0].scores) == mapper.stats().num_voxels
+    until(lambda: old() is None)
+    with pytest.raises(MapMismatchError):
+        mapper.load(mapper.engine(purified=True).snapshot)
+    mapper.close()
