@@ -5,7 +5,6 @@ from __future__ import annotations
 from geopurify_core.sparse.collate import SceneLayout, collate
 from geopurify_core.sparse.coordinates import CoordinateMap
 from geopurify_core.sparse.engine import Engine, load_engine
-from geopurify_core.sparse.fused import conv_norm_relu
 from geopurify_core.sparse.kernel_map import voxel_keys
 from geopurify_core.sparse.layers import (
     SparseBatchNorm,
@@ -27,7 +26,6 @@ __all__ = [
     "SparseTensor",
     "SubmanifoldConv3d",
     "collate",
-    "conv_norm_relu",
     "load_engine",
     "voxel_keys",
 ]

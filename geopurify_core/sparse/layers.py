@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from geopurify_core.errors import SparseError
-from geopurify_core.sparse.convolution import Finish, convolve, row_sums
+from geopurify_core.sparse.convolution import convolve
 from geopurify_core.sparse.kernel_map import KernelMap
 from geopurify_core.sparse.tensor import SparseTensor
 
@@ -41,14 +41,11 @@ class _Convolution(nn.Module):
         """Shown when the network is printed."""
         return f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, bias={self.bias is not None}"
 
-    def _check(self, features: Tensor) -> None:
+    def _apply_kernel(self, features: Tensor, kernel_map: KernelMap | None) -> Tensor:
         if features.shape[1] != self.in_channels:
             raise SparseError("features.shape", tuple(features.shape), f"This layer takes {self.in_channels} channels.")
         if features.dtype != self.kernel.dtype:
             raise SparseError("features.dtype", str(features.dtype), f"This layer computes in {self.kernel.dtype}.")
-
-    def _apply_kernel(self, features: Tensor, kernel_map: KernelMap | None) -> Tensor:
-        self._check(features)
         if kernel_map is None:
             out = features @ self.kernel
         else:
@@ -72,15 +69,6 @@ class SubmanifoldConv3d(_Convolution):
         """(V, in) to (V, out) on the same voxels. Raises SparseError for other channels or another dtype."""
         kernel_map = None if self.kernel_size == 1 else x.coordinates.kernel_map(self.kernel_size)
         return x.replace(self._apply_kernel(x.features, kernel_map))
-
-    def sums(self, x: SparseTensor, finish: Finish) -> Tensor:
-        """(V, out) rows without bias and autograd; ``finish(rows, first)`` works in place on rows as they are done."""
-        self._check(x.features)
-        if self.kernel_size == 1:
-            out = x.features @ self.kernel
-            finish(out, 0)
-            return out
-        return row_sums(x.features, self.kernel, x.coordinates.kernel_map(self.kernel_size), self.block_rows, finish)
 
 
 class SparseConv3d(_Convolution):

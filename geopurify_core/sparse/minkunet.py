@@ -13,7 +13,6 @@ from torch import nn
 
 from geopurify_core.errors import SparseError
 from geopurify_core.sparse.engine import Engine, load_engine
-from geopurify_core.sparse.fused import conv_norm_relu
 
 PLANES = (32, 64, 128, 256, 128, 128, 96, 96)
 _STEM = 32
@@ -30,6 +29,7 @@ class BasicBlock(nn.Module):
         self.norm1 = engine.SparseBatchNorm(channels)
         self.conv2 = engine.SubmanifoldConv3d(channels, channels, 3)
         self.norm2 = engine.SparseBatchNorm(channels)
+        self.relu = engine.SparseReLU(inplace=True)
         self.downsample: nn.Sequential | None = None
         if in_channels != channels:
             self.downsample = nn.Sequential(
@@ -39,7 +39,8 @@ class BasicBlock(nn.Module):
     def forward(self, x: Any) -> Any:
         """(V, in) to (V, channels) on the same voxels."""
         shortcut = x if self.downsample is None else self.downsample(x)
-        return conv_norm_relu(self.conv2, self.norm2, conv_norm_relu(self.conv1, self.norm1, x), shortcut)
+        out = self.norm2(self.conv2(self.relu(self.norm1(self.conv1(x)))))
+        return self.relu(out.replace(out.features + shortcut.features))
 
 
 class MinkUNet18A(nn.Module):
@@ -57,7 +58,7 @@ class MinkUNet18A(nn.Module):
         self.heads = tuple(heads or HEADS)
         self.conv0p1s1 = engine.SubmanifoldConv3d(in_channels, _STEM, 5)
         self.bn0 = engine.SparseBatchNorm(_STEM)
-        self.relu = engine.SparseReLU()
+        self.relu = engine.SparseReLU(inplace=True)
         skips, width = [], _STEM
         for level in range(1, 5):
             self.add_module(f"conv{level}p{2 ** (level - 1)}s2", engine.SparseConv3d(width, width))

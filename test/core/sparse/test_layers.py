@@ -19,7 +19,6 @@ from geopurify_core.sparse import (
     SparseReLU,
     SparseTensor,
     SubmanifoldConv3d,
-    conv_norm_relu,
     voxel_keys,
 )
 from geopurify_core.sparse.convolution import _offset_by_offset, row_sums
@@ -271,35 +270,3 @@ def test_nan_stays_with_its_neighbourhood(blob: Blob, both_ways: str) -> None:
     x.features[0] = torch.nan
     reached = (coords - coords[0]).abs().amax(dim=1) <= 1
     assert torch.equal(layer(x).features.isnan().any(dim=1), reached)
-
-
-@pytest.mark.parametrize("kernel_size", [1, 3])
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("with_shortcut", [False, True])
-def test_fused_is_step_by_step(blob: Blob, both_ways: str, kernel_size: int, bias: bool, with_shortcut: bool) -> None:
-    x = tensor(blob(18, side=11), 4)
-    conv, norm = SubmanifoldConv3d(4, 6, kernel_size, bias).double(), SparseBatchNorm(6).double()
-    for value in norm.state_dict().values():
-        if value.is_floating_point():
-            value.uniform_(0.5, 2)
-    conv.block_rows = 100
-    shortcut = x.replace(torch.randn(len(x.coords), 6, dtype=torch.float64)) if with_shortcut else None
-    norm.eval()
-    expected = norm(conv(x)).features
-    expected = torch.relu(expected if shortcut is None else expected + shortcut.features)
-    torch.testing.assert_close(conv_norm_relu(conv, norm, x, shortcut).features, expected)
-    with torch.no_grad():
-        torch.testing.assert_close(conv_norm_relu(conv, norm, x, shortcut).features, expected, atol=1e-12, rtol=0)
-    with torch.inference_mode():
-        torch.testing.assert_close(conv_norm_relu(conv, norm, x, shortcut).features, expected, atol=1e-12, rtol=0)
-
-
-def test_fused_learns_batch_statistics_in_train_mode(blob: Blob) -> None:
-    x, conv, norm = tensor(blob(19), 4), SubmanifoldConv3d(4, 6).double(), SparseBatchNorm(6).double()
-    conv_norm_relu(conv, norm, x).features.sum().backward()
-    assert conv.kernel.grad is not None
-    assert int(norm.bn.num_batches_tracked) == 1
-    with torch.no_grad(), pytest.raises(SparseError, match="4 channels"):
-        conv_norm_relu(conv, norm.eval(), x.replace(x.features[:, :3]))
-    with pytest.raises(SparseError, match="shortcut"):
-        conv_norm_relu(conv, norm, x, tensor(blob(20), 6))
