@@ -143,15 +143,14 @@ def score_room(
         student: What purifies.
         backbone: What made the map; its text side asks.
         others: Also pool with what the student has to beat.
-        sweep: Also with other numbers of steps than 18.
+        sweep: With the student also other numbers of steps than 18.
     """
     result = {"raw": in_percent(score(scene.snapshot, scene.category, backbone))}
     for name, build in affinities(scene, student).items():
         if name != "student" and not others:
             continue
         affinity = build()
-        steps = SWEEP if sweep else (STEPS,)
-        steps = (1, STEPS) if name.startswith("even") and not sweep else steps
+        steps = SWEEP if sweep and name == "student" else (1, STEPS) if name.startswith("even") else (STEPS,)
         for step, pooled in pooled_maps(scene.snapshot, affinity, steps):
             result[f"{name}, T={step}"] = in_percent(score(pooled, scene.category, backbone))
     return result
@@ -210,7 +209,8 @@ def main() -> None:
         rooms = list(report["rooms"].values())
         report["mean"] = summary(rooms)
         log.info("%d rooms\n%s", len(rooms), markdown(report["mean"]))
-        log.info("first %d rooms\n%s", arguments.sweep, markdown(summary(rooms[: arguments.sweep])))
+        if arguments.sweep:
+            log.info("first %d rooms\n%s", arguments.sweep, markdown(summary(rooms[: arguments.sweep])))
     if arguments.real is not None:
         from training.student_real import real_scores
 
