@@ -234,12 +234,13 @@ def _updated(
 ) -> tuple[NDArray[np.float16] | None, Floats, Mask] | None:
     """(features or None, length, rows pooled anew), or None where pooling everything is the cheaper way."""
     size, channels, steps = job.size, job.snapshot.feature_dim, job.config.resolved_steps
-    full_s = cost.pooling_full(size, channels)
+    full_s = cost.pooling_prepared(size, channels)  # the sketch has prepared the affinity
     moved = partial.moved_rows(sketch, held)
     rows = int(moved.sum())
     if not rows:
         job.note("pooling", 0, cost.pooling_sketch(size))
-        return (*partial.keep_rows(held, len(moved)), moved)
+        same = job.delta is not None and job.delta.same_voxels
+        return (held.features, held.length, moved) if same else (*partial.keep_rows(held), moved)
 
     def worthwhile(row_steps: int) -> bool:
         return cost.is_worthwhile(cost.pooling_partial(size, channels, row_steps), full_s)

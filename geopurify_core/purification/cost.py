@@ -19,9 +19,10 @@ _SEARCH = 1.3e-7  # one of a row's K neighbours found
 _NEAR = 1.5e-6  # a row looked at for new or gone voxels nearby
 _SOFTMAX = 2.5e-10  # one multiply-add of the cosines
 _DIRTY = 1.5e-9  # one neighbour of a row looked at for a change
-_POOL = 5.0e-11  # one multiply-add of pooling
-_PACK = 4.0e-8  # one entry of A prepared for pooling
-_WALK = 1.2e-9  # one entry of A used in a hop of the walk that finds the halo
+_POOL = 1.5e-11  # one multiply-add of pooling
+_PACK = 2.6e-8  # one entry of A prepared for pooling
+_WALK = 2.5e-10  # one entry of A used in a hop of the walk that finds the halo
+_HOLD = 1.0e-9  # a channel of a row carried over
 _SKETCH_COLUMNS = 32
 
 
@@ -104,24 +105,25 @@ def pooling_sketch(size: Size) -> float:
 
 
 def pooling_partial(size: Size, columns: int, row_steps: int) -> float:
-    """``row_steps`` rows times steps on a sub-graph: one walk to find it, one trial on the sketch, then the columns."""
-    walk = size.rows * size.neighbors * size.steps * _WALK
+    """``row_steps`` rows times steps on a sub-graph: one walk to find it, one trial on the sketch, then the columns;
+    the other rows are carried over."""
+    walk = size.rows * (size.neighbors * size.steps * _WALK + columns * _HOLD)
     pack = row_steps / max(1, size.steps) * size.neighbors * _PACK
     return walk + pack + row_steps * size.neighbors * (columns + _SKETCH_COLUMNS) * _POOL
 
 
-def scores_full(size: Size, texts: int) -> float:
-    """Score columns of ``texts`` pooled anew, on an affinity that is prepared already."""
-    return size.rows * size.neighbors * size.steps * texts * _POOL
+def pooling_prepared(size: Size, columns: int) -> float:
+    """All rows, all steps, on an affinity that is prepared already: score columns of texts, or channels."""
+    return size.rows * size.neighbors * size.steps * columns * _POOL
 
 
 def scores_partial(size: Size, texts: int, row_steps: int) -> float:
-    """The same from columns kept of the previous map: which rows have moved must be found out first, by a sketch.
+    """Scores from columns kept of the previous map: which rows have moved must be found out first, by a sketch.
 
     For up to 32 texts this alone costs what pooling them does; ``Purification.pool_scores`` therefore keeps nothing
     and always pools anew.
     """
-    return scores_full(size, _SKETCH_COLUMNS) + pooling_partial(size, texts, row_steps)
+    return pooling_prepared(size, _SKETCH_COLUMNS) + pooling_partial(size, texts, row_steps)
 
 
 def is_worthwhile(partial_seconds: float, full_seconds: float) -> bool:

@@ -28,7 +28,7 @@ from geopurify_core.purification.whole import CHANNEL_BLOCK
 
 TOLERANCE = 1e-4  # of |F'_incremental − F'_full|, for features of about unit length
 _SAFETY = 2.0
-_THRESHOLDS = (1e-4, 2e-5, 1e-6, 1e-8)
+_THRESHOLDS = (2e-5, 1e-6, 1e-8)  # the first serves most maps; each further one costs a walk and a trial
 
 Mask = NDArray[np.bool_]
 Rows = NDArray[np.int64]
@@ -111,8 +111,11 @@ def find_subgraph(
 def pool_moved(
     snapshot: MapSnapshot, order: Rows, graph: SubGraph, held: Held, tick: Callable[[float], None]
 ) -> tuple[Halves | None, Floats]:
-    """(N, C) float16 F' (None in score space) and (N,) float32 |F'|: moved rows pooled anew, the others as held."""
-    features, length = keep_rows(held, len(order))
+    """(N, C) float16 F' (None in score space) and (N,) float32 |F'|: moved rows pooled anew, the others as held.
+
+    New voxels count as moved, so every row is either.
+    """
+    features, length = keep_rows(held)
     rows = graph.computed[: graph.num_wanted]
     squared = np.zeros(len(rows), dtype=np.float32)
     channels = snapshot.feature_dim
@@ -132,16 +135,10 @@ def pool_moved(
     return features, length
 
 
-def keep_rows(held: Held, num_rows: int) -> tuple[Halves | None, Floats]:
-    """Pooled rows as they were, for the voxels that were there; zeros for new ones."""
-    kept = np.flatnonzero(held.source >= 0)
-    length = np.zeros(num_rows, dtype=np.float32)
-    length[kept] = held.length[held.source[kept]]
-    if held.features is None:
-        return None, length
-    features = np.zeros((num_rows, held.features.shape[1]), dtype=np.float16)
-    features[kept] = held.features[held.source[kept]]
-    return features, length
+def keep_rows(held: Held) -> tuple[Halves | None, Floats]:
+    """Pooled rows as they were, for the voxels that were there; rows of new ones hold anything."""
+    rows = np.maximum(held.source, 0)
+    return None if held.features is None else held.features.take(rows, axis=0), held.length.take(rows)
 
 
 def keep_sketch(sketch: Floats, held: Held, recomputed: Mask) -> Floats:

@@ -82,7 +82,7 @@ def test_never_the_way_that_is_predicted_to_be_slower() -> None:
 def test_scores_of_few_texts_are_pooled_anew_whatever_has_changed(texts: int, share: float) -> None:
     size = SIZES["published"]
     row_steps = round(share * size.rows) * size.steps
-    assert not cost.is_worthwhile(cost.scores_partial(size, texts, row_steps), cost.scores_full(size, texts))
+    assert not cost.is_worthwhile(cost.scores_partial(size, texts, row_steps), cost.pooling_prepared(size, texts))
 
 
 def test_all_channels_are_worth_the_walk() -> None:
