@@ -242,7 +242,7 @@ class VoxelMap:
         blocks = self._block_version[: -(-self._count // BLOCK_ROWS)]
         self._copy_blocks(np.flatnonzero(blocks > arena.synced_version).astype(np.int64), arena)
         arena.synced_version = self.version
-        leased = arena.lease(self._count)
+        leased: dict[str, Any] = arena.lease(self._count)
         self._drop_spare()
         self._snapshot = MapSnapshot(
             **leased,
