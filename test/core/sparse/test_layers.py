@@ -21,6 +21,7 @@ from geopurify_core.sparse import (
     SubmanifoldConv3d,
     voxel_keys,
 )
+from geopurify_core.sparse import product as product_module
 from geopurify_core.sparse.convolution import _offset_by_offset, row_sums
 
 Blob = Callable[..., Tensor]
@@ -270,3 +271,26 @@ def test_nan_stays_with_its_neighbourhood(blob: Blob, both_ways: str) -> None:
     x.features[0] = torch.nan
     reached = (coords - coords[0]).abs().amax(dim=1) <= 1
     assert torch.equal(layer(x).features.isnan().any(dim=1), reached)
+
+
+@pytest.mark.parametrize("faster", [True, False])
+def test_both_products_give_the_same(blob: Blob, monkeypatch: pytest.MonkeyPatch, faster: bool) -> None:
+    if faster and product_module._onednn() is None:
+        pytest.skip("this build of torch has no oneDNN")
+    monkeypatch.setattr(product_module, "onednn_is_faster", lambda: faster)
+    coords = blob(21, side=16)
+    x, layer = tensor(coords, 64), SubmanifoldConv3d(64, 48).double()
+    leaf, exact = x.features.float().requires_grad_(), layer(x).features.detach()
+    single = layer.float()
+    out = single(x.replace(leaf)).features
+    assert (out.detach().double() - exact).abs().max() <= 1e-5
+    out.sum().backward()
+    with torch.inference_mode():
+        assert torch.equal(single(x.replace(leaf)).features, out.detach())
+        part = coords[:, 0] < 3
+        inner = coords[part][:, 0] < 2
+        again = single(SparseTensor(leaf[part], CoordinateMap(coords[part]))).features
+        assert (again[inner] - out.detach()[part][inner]).abs().max() <= 1e-6
+    gradient, wide = leaf.grad, leaf.detach().double().requires_grad_()
+    layer.double()(x.replace(wide)).features.sum().backward()
+    assert (gradient.double() - wide.grad).abs().max() <= 1e-5
