@@ -88,7 +88,7 @@ def _follow(client: Client, player: Any, frames: int) -> list[float]:
             client.listen(0.5)
             status = client.status
             purified = status.purification.num_voxels
-            words = f"{status.num_voxels:,} voxels" + (f", {purified:,} purified on the way" if purified else "")
+            words = f"{status.num_voxels:,} voxels" + (f", {purified:,} purified" if purified else "")
             progress.update(task, completed=status.frames_integrated, voxels=words)
             if status.frames_integrated > (len(live_ms) + 1) * frames / 8:
                 live_ms.append(client.query(["chair"])[1])
