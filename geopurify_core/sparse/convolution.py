@@ -178,19 +178,17 @@ def kernel_gradient(features: Tensor, gradient: Tensor, kernel_map: KernelMap, b
 
     def work(offsets: Iterator[int]) -> None:
         inputs, outputs = RowMover(features, most_pairs), RowMover(gradient, most_pairs)
+        scratch = features.new_empty(features.shape[1], gradient.shape[1])
         for k in offsets:
             if k == kernel_map.centre:
-                result[k] = features.T @ gradient
+                result[k] = multiply(features.T, gradient, scratch)
                 continue
             num = len(kernel_map.pairs[k][0])
             for start in range(0, num, most_pairs):
                 stop = min(start + most_pairs, num)
                 left = inputs.gather(kernel_map, k, start, stop)[: stop - start]
                 right = outputs.gather(kernel_map, k, start, stop, outputs=True)[: stop - start]
-                if wide == features.dtype:
-                    result[k].addmm_(left.T, right)
-                else:
-                    result[k] += left.T @ right
+                result[k] += multiply(left.T, right, scratch)
 
     if features.device.type == "cpu":
         share_blocks(work, kernel_map.volume)

@@ -17,8 +17,9 @@ _LEAST_WIDTH = 48  # below it the call costs more than it saves
 
 
 def multiply(rows: Tensor, weights: Tensor, buffer: Tensor) -> Tensor:
-    """(n, in) @ (in, out), in ``buffer`` (n, out) or a new tensor. CPU, without autograd."""
-    if rows.dtype == torch.float32 and min(weights.shape) >= _LEAST_WIDTH and onednn_is_faster():
+    """(n, in) @ (in, out), in ``buffer`` (n, out) or a new tensor; without autograd."""
+    single = rows.dtype == torch.float32 and rows.device.type == "cpu"
+    if single and min(weights.shape) >= _LEAST_WIDTH and onednn_is_faster():
         product: Tensor = _onednn()(rows, weights.t(), None, "none", [], "")
         return product
     return torch.mm(rows, weights, out=buffer)

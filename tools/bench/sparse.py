@@ -92,6 +92,35 @@ def _student(coords: torch.Tensor, width: int, rounds: int, train: bool) -> dict
         modes.append(("training_step", 3.0, lambda name: _training_step(networks[name], x)))
     for mode, passes, work in modes:
         result |= _in_turns(mode, passes * gflop, work, names, width, rounds)
+    return result | _one_thread(x.coordinates, width, names)
+
+
+def _one_thread(coordinates: Any, width: int, names: list[str]) -> dict[str, float]:
+    """One convolution by processor seconds on one thread, which other load on the machine hardly changes."""
+    from geopurify_core.sparse import load_engine
+
+    flop = 2.0 * coordinates.kernel_map(3).num_pairs * width * width
+    features, rows, weights = (torch.randn(n, width) for n in (len(coordinates), 8192, width))
+    seconds: dict[str, list[float]] = {name: [] for name in (*names, "product")}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        engines = {name: load_engine(name) for name in names}
+        layers = {name: engine.SubmanifoldConv3d(width, width) for name, engine in engines.items()}
+        inputs = {name: engine.SparseTensor(features, coordinates) for name, engine in engines.items()}
+        with torch.inference_mode():
+            for _ in range(3):
+                for name in names:
+                    seconds[name].append(_cpu_seconds(lambda name=name: layers[name](inputs[name])))
+                for _ in range(3):
+                    product = _cpu_seconds(lambda: rows @ weights)
+                    seconds["product"].append(product * flop / (2.0 * rows.numel() * width))
+    finally:
+        torch.set_num_threads(threads)
+    best = {name: min(values) for name, values in seconds.items()}
+    result = {"one_thread_cpu_share_of_product": best["product"] / best["torch"]}
+    if "minkowski" in best:
+        result["one_thread_cpu_times_minkowski"] = best["minkowski"] / best["torch"]
     return result
 
 
@@ -175,6 +204,12 @@ def _minkowski_version() -> str | None:
 
 def _best(work: Callable[[], Any], rounds: int) -> float:
     return min(_seconds(work) for _ in range(rounds))
+
+
+def _cpu_seconds(work: Callable[[], Any]) -> float:
+    started = time.process_time()
+    work()
+    return time.process_time() - started
 
 
 def _seconds(work: Callable[[], Any]) -> float:
