@@ -112,7 +112,7 @@ class SparseConfig:
     )
 
 
-# What paper and released code make of equation 3 and 4: steps T and the factor before the cosine (docs/purification.md).
+# What paper and released code make of equations 3 and 4: steps T, and the factor before the cosine.
 PRESETS: dict[str, tuple[int, float]] = {
     "paper": (18, 20.0),
     "official_code": (19, 20.0),

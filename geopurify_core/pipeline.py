@@ -31,7 +31,7 @@ from geopurify_core.vision import load_backbone
 from geopurify_core.vision.base import SemanticBackbone
 
 if TYPE_CHECKING:
-    from geopurify_core.purification.result import Purification
+    from geopurify_core.purification.update.result import Purification
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

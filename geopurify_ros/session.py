@@ -17,7 +17,7 @@ from geopurify_core.mapping.store import load_map, save_map
 from geopurify_core.mapping.visibility import PointObservation
 from geopurify_core.pipeline import MapStats, SemanticMapper
 from geopurify_core.purification.purifier import PurifierStatus
-from geopurify_core.purification.result import Purification
+from geopurify_core.purification.update.result import Purification
 from geopurify_core.querying.engine import QueryEngine
 
 

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from geopurify_core.purification.student import StudentAffinityNetwork
+from geopurify_core.purification.student.network import StudentAffinityNetwork
 from training.losses import affinity_loss, info_nce
 from training.student_data import (
     GEOMETRY,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from geopurify_core.datasets.synthetic.kinds import CLASS_NAMES
 from geopurify_core.mapping.keys import pack_keys
-from geopurify_core.purification.inputs import student_inputs
+from geopurify_core.purification.student.inputs import student_inputs
 from training.sampling import Samples
 from training.student_scenes import Scene, load_scene
 

@@ -24,11 +24,11 @@ from geopurify_core.datasets.synthetic.kinds import SCANNET20
 from geopurify_core.evaluation.metrics import IGNORE, SegmentationScores, confusion_matrix, scores
 from geopurify_core.mapping.keys import pack_keys
 from geopurify_core.mapping.snapshot import MapSnapshot
-from geopurify_core.purification.affinity import Affinity, build_affinity
-from geopurify_core.purification.checkpoint import Student, load_student, shipped_student
-from geopurify_core.purification.inputs import student_inputs
-from geopurify_core.purification.neighbors import nearest_neighbors
-from geopurify_core.purification.pooling import pool
+from geopurify_core.purification.affinity.build import Affinity, build_affinity
+from geopurify_core.purification.affinity.neighbors import nearest_neighbors
+from geopurify_core.purification.pooling.pool import pool
+from geopurify_core.purification.student.checkpoint import Student, load_student, shipped_student
+from geopurify_core.purification.student.inputs import student_inputs
 from geopurify_core.querying.engine import QueryEngine
 from geopurify_core.vision.nano import NanoBackbone
 from training.student_data import groups_of

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from geopurify_core.purification.checkpoint import SHIPPED_FOLDER, StudentInfo, save_student
-from geopurify_core.purification.student import StudentAffinityNetwork
+from geopurify_core.purification.student.checkpoint import SHIPPED_FOLDER, StudentInfo, save_student
+from geopurify_core.purification.student.network import StudentAffinityNetwork
 from geopurify_core.vision.nano import NanoBackbone
 from training.student import Recipe, settle
 from training.student_data import GEOMETRY, Prepared, expanded, prepare

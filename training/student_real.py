@@ -18,8 +18,8 @@ from geopurify_core.evaluation.targets import evaluate_targets, read_targets
 from geopurify_core.labels import load_label_set
 from geopurify_core.mapping.snapshot import MapSnapshot
 from geopurify_core.pipeline import SemanticMapper
-from geopurify_core.purification.checkpoint import Student
-from geopurify_core.purification.compute import purify_snapshot
+from geopurify_core.purification.student.checkpoint import Student
+from geopurify_core.purification.update.compute import purify_snapshot
 from geopurify_core.querying.engine import QueryEngine
 from geopurify_core.vision.nano import NanoBackbone
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from geopurify_core.frame import RGBDFrame
     from geopurify_core.mapping.snapshot import MapSnapshot
     from geopurify_core.pipeline import SemanticMapper
-    from geopurify_core.purification.trained import Student
+    from geopurify_core.purification.student.trained import Student
 
 log = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from geopurify_core.errors import InvalidConfigError, MapMismatchError
 
 if TYPE_CHECKING:
     from geopurify_core.mapping.snapshot import MapSnapshot
-    from geopurify_core.purification.result import Purification
-    from geopurify_core.purification.trained import Student
+    from geopurify_core.purification.student.trained import Student
+    from geopurify_core.purification.update.result import Purification
 
 # The steps as a person reads them.
 _STEPS = {
@@ -89,7 +89,7 @@ def purify_visibly(
     if snapshot.purified:
         raise MapMismatchError("map.purified", snapshot.purified, "It is purified already: ask it as it is.")
     student = student or require_student(config, snapshot.backbone, snapshot.feature_dim)
-    from geopurify_core.purification.compute import purify_snapshot
+    from geopurify_core.purification.update.compute import purify_snapshot
 
     with _bar() as bar:
         task = bar.add_task("purify", total=1.0, step="")

@@ -7,10 +7,10 @@ from typing import Any
 
 # Imported on first use: torch takes a second that a command which does not purify should not pay.
 _EXPORTS = {
-    "StudentAffinityNetwork": "student",
-    "Affinity": "affinity",
-    "build_affinity": "affinity",
-    "pool": "pooling",
+    "StudentAffinityNetwork": "student.network",
+    "Affinity": "affinity.build",
+    "build_affinity": "affinity.build",
+    "pool": "pooling.pool",
     "Purifier": "purifier",
 }
 

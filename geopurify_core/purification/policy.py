@@ -8,7 +8,7 @@ from geopurify_core.config import PurificationConfig
 from geopurify_core.errors import NotAvailableError, StudentError
 
 if TYPE_CHECKING:
-    from geopurify_core.purification.trained import Student
+    from geopurify_core.purification.student.trained import Student
 
 
 class PurifyPolicy:
@@ -52,7 +52,7 @@ def student_for(config: PurificationConfig, backbone: str, feature_dim: int, eng
             not there.
         StudentError: The configured one cannot be read, or was made for another backbone or width.
     """
-    from geopurify_core.purification.checkpoint import find_student
+    from geopurify_core.purification.student.checkpoint import find_student
 
     student = find_student(config.student, backbone, device=config.device, engine=engine)
     if student is None:

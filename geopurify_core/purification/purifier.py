@@ -21,8 +21,8 @@ from geopurify_core.purification.policy import PurifyPolicy, student_for
 from geopurify_core.purification.run import Job, Published, PurifierStatus, without_frames
 
 if TYPE_CHECKING:
-    from geopurify_core.purification.result import Purification
-    from geopurify_core.purification.trained import Student
+    from geopurify_core.purification.student.trained import Student
+    from geopurify_core.purification.update.result import Purification
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ _CLOSE_TIMEOUT_S = 2.0
 
 
 class Compute(Protocol):
-    """What turns a snapshot into a purification: :func:`geopurify_core.purification.compute.purify_snapshot`."""
+    """What turns a snapshot into a purification: :func:`geopurify_core.purification.update.compute.purify_snapshot`."""
 
     def __call__(
         self,
@@ -54,7 +54,7 @@ class Purifier:
         student: The Student Affinity Network for the map's backbone.
         config: Settings of the runs.
         snapshot_source: Gives the newest snapshot; the only thing here that may take the map's lock.
-        compute: What does the work; by default :func:`~geopurify_core.purification.compute.purify_snapshot`.
+        compute: What does the work; by default :func:`~geopurify_core.purification.update.compute.purify_snapshot`.
         clock: Seconds, monotonic.
 
     Attributes:
@@ -272,6 +272,6 @@ class Purifier:
 
 
 def _default_compute() -> Compute:
-    from geopurify_core.purification.compute import purify_snapshot
+    from geopurify_core.purification.update.compute import purify_snapshot
 
     return purify_snapshot

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from geopurify_core.errors import PurificationError
 
 if TYPE_CHECKING:
-    from geopurify_core.purification.result import Purification
+    from geopurify_core.purification.update.result import Purification
 
 _ETA_FROM = 0.05  # an estimate from less than this share of the work is a guess
 

@@ -24,7 +24,7 @@ from geopurify_core.querying.sources import DenseRows, FeatureSource, PooledScor
 from geopurify_core.vision.base import SemanticBackbone
 
 if TYPE_CHECKING:
-    from geopurify_core.purification.result import Purification
+    from geopurify_core.purification.update.result import Purification
 
 _COLOUR_SPREAD_FLOOR = 0.15
 _COLOUR_LIMIT = 3.0

@@ -17,7 +17,7 @@ from geopurify_core.mapping.snapshot import MapSnapshot
 from geopurify_core.querying.products import dots, mean_dot_and_length
 
 if TYPE_CHECKING:
-    from geopurify_core.purification.result import Purification
+    from geopurify_core.purification.update.result import Purification
 
 
 class FeatureSource(Protocol):

@@ -393,9 +393,9 @@ def test_the_real_thing_end_to_end(tmp_path: Any, pool: str) -> None:
     """The apartment, the built-in backbone, a small student of random weights: purify, map on, purify again."""
     torch = pytest.importorskip("torch")
     from geopurify_core.datasets import iterate, open_dataset
-    from geopurify_core.purification.checkpoint import save_student
-    from geopurify_core.purification.student import StudentAffinityNetwork
-    from geopurify_core.purification.trained import StudentInfo
+    from geopurify_core.purification.student.checkpoint import save_student
+    from geopurify_core.purification.student.network import StudentAffinityNetwork
+    from geopurify_core.purification.student.trained import StudentInfo
 
     file = tmp_path / "s.safetensors"
     wanted = {"map": {"voxel_size_m": 0.08}, "purification": {"student": str(file), "pool": pool, "device": "cpu"}}

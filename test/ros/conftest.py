@@ -228,8 +228,8 @@ def make_student(stub: Any, folder: Path, hidden: int = 8) -> Path:
     """A student of that width in a file."""
     import torch
 
-    from geopurify_core.purification.checkpoint import StudentInfo, save_student
-    from geopurify_core.purification.student import GEOMETRY_CHANNELS, StudentAffinityNetwork
+    from geopurify_core.purification.student.checkpoint import StudentInfo, save_student
+    from geopurify_core.purification.student.network import GEOMETRY_CHANNELS, StudentAffinityNetwork
 
     torch.manual_seed(0)
     network = StudentAffinityNetwork(stub.feature_dim + GEOMETRY_CHANNELS, hidden=hidden, out=8, blocks=1)

@@ -63,7 +63,7 @@ class StubBackbone:
         if refuse:
             raise RuntimeError("no weights")
         if hold:
-            from geopurify_core.purification import compute
+            from geopurify_core.purification.update import compute
 
             compute.purify_snapshot = held(compute.purify_snapshot, Path(hold))
         self._fail_every, self._delay_s, self._nan_every = fail_every, delay_s, nan_every

@@ -116,8 +116,8 @@ class TestOneNode:
     ) -> None:
         from geopurify_core.config import PurificationConfig
         from geopurify_core.mapping.store import load_map
-        from geopurify_core.purification.checkpoint import load_student
-        from geopurify_core.purification.compute import purify_snapshot
+        from geopurify_core.purification.student.checkpoint import load_student
+        from geopurify_core.purification.update.compute import purify_snapshot
         from geopurify_interfaces.srv import LoadMap, SaveMap, Segment
         from geopurify_ros.messages import stamp_ns
 

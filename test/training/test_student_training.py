@@ -11,10 +11,10 @@ from geopurify_core.config import PurificationConfig
 from geopurify_core.datasets.synthetic.kinds import CLASS_NAMES
 from geopurify_core.errors import DatasetError
 from geopurify_core.mapping.snapshot import MapSnapshot
-from geopurify_core.purification.affinity import Affinity
-from geopurify_core.purification.checkpoint import load_student, shipped_student
-from geopurify_core.purification.compute import purify_snapshot
-from geopurify_core.purification.inputs import student_inputs
+from geopurify_core.purification.affinity.build import Affinity
+from geopurify_core.purification.student.checkpoint import load_student, shipped_student
+from geopurify_core.purification.student.inputs import student_inputs
+from geopurify_core.purification.update.compute import purify_snapshot
 from geopurify_core.vision.nano import NanoBackbone
 from training import student_eval
 from training.nano import Recipe as NanoRecipe
@@ -296,8 +296,8 @@ def test_learning_rate_rises_and_falls():
 
 
 def test_pooling_in_a_basis_equals_pooling_all_channels():
-    from geopurify_core.purification.affinity import build_affinity
-    from geopurify_core.purification.pooling import pool
+    from geopurify_core.purification.affinity.build import build_affinity
+    from geopurify_core.purification.pooling.pool import pool
 
     scene = student_eval.in_key_order(toy_scene(0))
     embeddings = np.random.default_rng(0).standard_normal((len(scene), 5)).astype(np.float32)

@@ -52,8 +52,8 @@ def student_of(channels: int, hidden: int) -> Any:
     """Random weights: what they are changes which rows move, hardly what a row costs."""
     import torch
 
-    from geopurify_core.purification.checkpoint import Student, StudentInfo
-    from geopurify_core.purification.student import StudentAffinityNetwork
+    from geopurify_core.purification.student.checkpoint import Student, StudentInfo
+    from geopurify_core.purification.student.network import StudentAffinityNetwork
 
     torch.manual_seed(0)
     network = StudentAffinityNetwork(channels + 6, hidden=hidden).eval().requires_grad_(False)
@@ -61,7 +61,7 @@ def student_of(channels: int, hidden: int) -> Any:
 
 
 def _warm_up(room: Any) -> None:
-    from geopurify_core.purification.compute import purify_snapshot
+    from geopurify_core.purification.update.compute import purify_snapshot
 
     small = room.furnished_room(4_000, 64)
     changed, student = room.changed_room(small, 0.1), student_of(64, 16)
@@ -77,7 +77,7 @@ def _config(pool: str) -> Any:
 
 
 def _narrow(before: Any, now: Any, rounds: int) -> dict[str, Any]:
-    from geopurify_core.purification.compute import purify_snapshot
+    from geopurify_core.purification.update.compute import purify_snapshot
 
     student = student_of(before.feature_dim, _NARROW)
     results = {}
@@ -95,7 +95,7 @@ def _narrow(before: Any, now: Any, rounds: int) -> dict[str, Any]:
 
 
 def _published(before: Any, now: Any, narrow: dict[str, Any]) -> dict[str, Any]:
-    from geopurify_core.purification.compute import purify_snapshot
+    from geopurify_core.purification.update.compute import purify_snapshot
 
     student = student_of(before.feature_dim, _PUBLISHED)
     first = purify_snapshot(before, student, _config("features"))

@@ -85,7 +85,7 @@ def _patch(corner: Any, u: Any, v: Any, rng: np.random.Generator) -> NDArray[np.
 def _neighbours(coords: Any, rounds: int) -> tuple[dict[str, Any], Any]:
     from scipy.spatial import cKDTree
 
-    from geopurify_core.purification.neighbors import nearest_neighbors
+    from geopurify_core.purification.affinity.neighbors import nearest_neighbors
 
     ways = {
         "ours": lambda: nearest_neighbors(coords, NEIGHBORS),
@@ -95,7 +95,7 @@ def _neighbours(coords: Any, rounds: int) -> tuple[dict[str, Any], Any]:
 
 
 def _affinity(coords: Any, embeddings: Any, neighbors: Any, rounds: int) -> tuple[dict[str, Any], Any]:
-    from geopurify_core.purification.affinity import affinity_rows, build_affinity, weights_in_torch
+    from geopurify_core.purification.affinity.build import affinity_rows, build_affinity, weights_in_torch
 
     everyone = np.arange(len(coords))
     ways = {
@@ -114,7 +114,7 @@ def _pooling(features: Any, affinity: Any, rounds: int) -> dict[str, Any]:
     from scipy.sparse import csr_matrix
     from torch.nn.functional import embedding_bag
 
-    from geopurify_core.purification.pooling import pool
+    from geopurify_core.purification.pooling.pool import pool
 
     shape, wide = (len(affinity),) * 2, features.astype(np.float32)
     starts = np.arange(0, affinity.neighbors.size + 1, NEIGHBORS).astype(np.int32)
@@ -140,8 +140,8 @@ def _pooling(features: Any, affinity: Any, rounds: int) -> dict[str, Any]:
 
 def _scores(features: Any, affinity: Any, rounds: int) -> dict[str, Any]:
     """Scores of n texts against pooling all features, both with a packed affinity."""
-    from geopurify_core.purification.packed import PackedAffinity
-    from geopurify_core.purification.pooling import pool, pool_scores
+    from geopurify_core.purification.pooling.packed import PackedAffinity
+    from geopurify_core.purification.pooling.pool import pool, pool_scores
 
     packed = PackedAffinity(affinity)
     result: dict[str, Any] = {"pack_s": _timed(lambda: packed.merged)[0]}
@@ -166,8 +166,8 @@ def _scores(features: Any, affinity: Any, rounds: int) -> dict[str, Any]:
 
 def _memory(features: Any, affinity: Any) -> dict[str, Any]:
     """Most resident memory while pooling, beyond what was there before and the result itself."""
-    from geopurify_core.purification.packed import PackedAffinity
-    from geopurify_core.purification.pooling import pool, pool_scores
+    from geopurify_core.purification.pooling.packed import PackedAffinity
+    from geopurify_core.purification.pooling.pool import pool, pool_scores
 
     texts = np.ones((32, CHANNELS), dtype=np.float32)
     packed = PackedAffinity(affinity)
@@ -184,7 +184,7 @@ def _on_gpu(features: Any, affinity: Any) -> dict[str, Any]:
 
     if not torch.cuda.is_available():
         return {}
-    from geopurify_core.purification.pooling import pool
+    from geopurify_core.purification.pooling.pool import pool
 
     tensor = torch.from_numpy(features).cuda()
     block = torch.empty((len(features), CHANNELS), device="cuda")

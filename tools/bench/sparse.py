@@ -69,7 +69,7 @@ def _maps(coords: torch.Tensor) -> dict[str, Any]:
 
 def _student(coords: torch.Tensor, width: int, rounds: int, train: bool) -> dict[str, Any]:
     """Ours and MinkowskiEngine's in turns; each figure is the best of its rounds."""
-    from geopurify_core.purification.student import StudentAffinityNetwork
+    from geopurify_core.purification.student.network import StudentAffinityNetwork
     from geopurify_core.sparse import CoordinateMap, SparseTensor
 
     torch.manual_seed(0)

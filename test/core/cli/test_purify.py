@@ -14,9 +14,9 @@ from geopurify_core.cli.purify import purified_path, with_options
 from geopurify_core.config import Config
 from geopurify_core.errors import InvalidConfigError
 from geopurify_core.mapping.store import load_map, read_extra, save_map
-from geopurify_core.purification.checkpoint import save_student
-from geopurify_core.purification.student import StudentAffinityNetwork
-from geopurify_core.purification.trained import StudentInfo
+from geopurify_core.purification.student.checkpoint import save_student
+from geopurify_core.purification.student.network import StudentAffinityNetwork
+from geopurify_core.purification.student.trained import StudentInfo
 
 runner = CliRunner()
 
@@ -189,7 +189,7 @@ def test_interrupting_leaves_nothing(map_file, student, tmp_path, monkeypatch):
         progress("student", 0.5)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("geopurify_core.purification.compute.purify_snapshot", interrupted)
+    monkeypatch.setattr("geopurify_core.purification.update.compute.purify_snapshot", interrupted)
     result = runner.invoke(app, ["purify", str(map_file), "-o", str(tmp_path / "x"), "--student", str(student)])
     assert result.exit_code == 130 and not (tmp_path / "x").exists()
 

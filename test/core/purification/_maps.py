@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from geopurify_core.mapping.keys import pack_keys
 from geopurify_core.mapping.snapshot import MapSnapshot
-from geopurify_core.purification.checkpoint import Student, StudentInfo
-from geopurify_core.purification.student import StudentAffinityNetwork
+from geopurify_core.purification.student.checkpoint import Student, StudentInfo
+from geopurify_core.purification.student.network import StudentAffinityNetwork
 
 CHANNELS = 12
 PER_VOXEL = ("features", "weight", "rgb", "normals", "first_seen_ns", "last_seen_ns", "geometry_weight")

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from geopurify_core.errors import PurificationError
-from geopurify_core.purification import affinity as module
-from geopurify_core.purification.affinity import Affinity, affinity_rows, build_affinity
-from geopurify_core.purification.neighbors import nearest_neighbors
+from geopurify_core.purification.affinity import build as module
+from geopurify_core.purification.affinity.build import Affinity, affinity_rows, build_affinity
+from geopurify_core.purification.affinity.neighbors import nearest_neighbors
 
 TOLERANCE = 4e-6  # of float32 cosines (1e-7) times 20, on weights of at most 1
 

@@ -17,15 +17,15 @@ from safetensors.torch import load_file, save_file
 
 from geopurify_core.errors import NotAvailableError, StudentError
 from geopurify_core.mapping.snapshot import MapSnapshot
-from geopurify_core.purification import checkpoint
-from geopurify_core.purification.checkpoint import (
+from geopurify_core.purification.student import checkpoint
+from geopurify_core.purification.student.checkpoint import (
     StudentInfo,
     find_student,
     load_student,
     save_student,
     shipped_student,
 )
-from geopurify_core.purification.student import StudentAffinityNetwork
+from geopurify_core.purification.student.network import StudentAffinityNetwork
 
 BACKBONE = "words:1"
 INFO = StudentInfo(BACKBONE, 3, 8, 4, 2, "words:1", 0.04, "test rooms", "Apache-2.0", {"epochs": 7})
@@ -315,7 +315,7 @@ def test_a_named_student_is_taken_at_its_word(tmp_path: Path, caplog: pytest.Log
 
 def test_shipped_files_are_whole(repository: Path) -> None:
     """Whatever this package ships loads, and says what it is."""
-    paths = sorted((repository / "geopurify_core/purification/weights").glob("*.safetensors"))
+    paths = sorted((repository / "geopurify_core/purification/student/weights").glob("*.safetensors"))
     if not paths:
         pytest.skip("no student is shipped")
     for path in paths:

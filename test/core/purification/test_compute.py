@@ -14,11 +14,11 @@ from geopurify_core.config import PurificationConfig
 from geopurify_core.errors import MapMismatchError, NotAvailableError, PurificationError, StudentError
 from geopurify_core.mapping.keys import pack_keys
 from geopurify_core.mapping.snapshot import MapSnapshot
-from geopurify_core.purification import checks, whole
-from geopurify_core.purification.compute import purify_snapshot
-from geopurify_core.purification.inputs import student_inputs
-from geopurify_core.purification.result import FULL
-from geopurify_core.purification.steps import STEPS, Course
+from geopurify_core.purification.student.inputs import student_inputs
+from geopurify_core.purification.update import checks, whole
+from geopurify_core.purification.update.compute import purify_snapshot
+from geopurify_core.purification.update.result import FULL
+from geopurify_core.purification.update.steps import STEPS, Course
 
 _SPEC = importlib.util.spec_from_file_location("purification_maps", Path(__file__).with_name("_maps.py"))
 assert _SPEC is not None and _SPEC.loader is not None
@@ -192,10 +192,10 @@ def test_a_course_weighs_steps_as_expected() -> None:
 
 def test_other_devices_take_the_torch_path(snapshot: MapSnapshot, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on CUDA: pooling gets tensors, not arrays."""
-    monkeypatch.setattr("geopurify_core.purification.compute.resolve_device", lambda _: torch.device("cpu", 0))
+    monkeypatch.setattr("geopurify_core.purification.update.compute.resolve_device", lambda _: torch.device("cpu", 0))
     expected = purify_snapshot(snapshot, STUDENT, CONFIG)
     columns = np.random.default_rng(5).standard_normal((len(snapshot), 3)).astype(np.float32)
-    from geopurify_core.purification.packed import PackedAffinity
+    from geopurify_core.purification.pooling.packed import PackedAffinity
 
     packed = PackedAffinity(expected.affinity)
     on_tensors = whole.pool_columns(columns, packed, 4, "cpu:0")

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from geopurify_core.purification import cost
-from geopurify_core.purification.steps import STEPS
+from geopurify_core.purification.update import cost
+from geopurify_core.purification.update.steps import STEPS
 
 SIZES = {
     "published": cost.Size(100_000, 512, 512, 9, 128, 96, 18),

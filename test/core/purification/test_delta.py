@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from geopurify_core.purification import delta as delta_module
-from geopurify_core.purification.checks import key_order
-from geopurify_core.purification.delta import Delta, map_delta, rows_differ
+from geopurify_core.purification.update import delta as delta_module
+from geopurify_core.purification.update.checks import key_order
+from geopurify_core.purification.update.delta import Delta, map_delta, rows_differ
 
 _SPEC = importlib.util.spec_from_file_location("purification_maps", Path(__file__).with_name("_maps.py"))
 assert _SPEC is not None and _SPEC.loader is not None

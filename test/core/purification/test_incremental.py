@@ -13,14 +13,14 @@ import pytest
 
 from geopurify_core.config import PurificationConfig
 from geopurify_core.mapping.keys import pack_keys
-from geopurify_core.purification import cost, incremental, partial, subgraph
-from geopurify_core.purification.checks import key_order
-from geopurify_core.purification.compute import purify_snapshot
-from geopurify_core.purification.delta import map_delta
-from geopurify_core.purification.dilation import rings
-from geopurify_core.purification.inputs import student_inputs
-from geopurify_core.purification.normals import fill_normals
-from geopurify_core.purification.result import FULL, INCREMENTAL, NOTHING, Purification
+from geopurify_core.purification.student.inputs import student_inputs
+from geopurify_core.purification.student.normals import fill_normals
+from geopurify_core.purification.update import cost, incremental, partial, subgraph
+from geopurify_core.purification.update.checks import key_order
+from geopurify_core.purification.update.compute import purify_snapshot
+from geopurify_core.purification.update.delta import map_delta
+from geopurify_core.purification.update.dilation import rings
+from geopurify_core.purification.update.result import FULL, INCREMENTAL, NOTHING, Purification
 
 _SPEC = importlib.util.spec_from_file_location("purification_maps", Path(__file__).with_name("_maps.py"))
 assert _SPEC is not None and _SPEC.loader is not None
@@ -207,7 +207,7 @@ def test_the_student_halo_shrinks_layer_by_layer() -> None:
 @pytest.mark.parametrize("compiled", [True, False])
 def test_a_subgraph_pools_its_wanted_rows_like_the_whole_map(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Halo as wide as T hops: nothing is left out, so the result must be that of the whole map."""
-    from geopurify_core.purification.pooling import pool
+    from geopurify_core.purification.pooling.pool import pool
 
     if not compiled:
         monkeypatch.setattr(subgraph, "HAVE_NUMBA", False)
@@ -228,7 +228,7 @@ def test_a_subgraph_pools_its_wanted_rows_like_the_whole_map(compiled: bool, mon
 def test_a_sketch_tells_how_far_rows_have_moved() -> None:
     rng = np.random.default_rng(11)
     rows = rng.standard_normal((400, 64)).astype(np.float32) * 10.0 ** rng.uniform(-6, 0, (400, 1)).astype(np.float32)
-    from geopurify_core.purification.whole import sketch_matrix
+    from geopurify_core.purification.update.whole import sketch_matrix
 
     sketch = rows @ sketch_matrix(64).T
     held = partial.Held(np.arange(400), None, np.zeros(400, np.float32), np.zeros_like(sketch))

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from geopurify_core.errors import PurificationError
 from geopurify_core.mapping.snapshot import MapSnapshot
-from geopurify_core.purification.inputs import INPUT_RADIUS, geometry_inputs, student_inputs
-from geopurify_core.purification.voxelise import mean_attributes, random_frame, voxelise_points
+from geopurify_core.purification.student.inputs import INPUT_RADIUS, geometry_inputs, student_inputs
+from geopurify_core.purification.student.voxelise import mean_attributes, random_frame, voxelise_points
 
 
 def snapshot(count: int = 300, channels: int = 5, seed: int = 0, side: int = 14) -> MapSnapshot:

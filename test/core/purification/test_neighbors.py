@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from geopurify_core.errors import PurificationError
 from geopurify_core.mapping.keys import COORD_LIMIT, pack_keys
-from geopurify_core.purification import columns, neighbors
-from geopurify_core.purification.neighbors import nearest_neighbors, nearest_neighbors_of, neighbor_reach
-from geopurify_core.purification.visiting import visit_order
+from geopurify_core.purification.affinity import columns, neighbors
+from geopurify_core.purification.affinity.neighbors import nearest_neighbors, nearest_neighbors_of, neighbor_reach
+from geopurify_core.purification.pooling.visiting import visit_order
 
 
 def surfaces(seed: int, count: int = 1500) -> NDArray[np.int32]:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from geopurify_core.errors import PurificationError
 from geopurify_core.jit import HAVE_NUMBA
-from geopurify_core.purification import normals as module
-from geopurify_core.purification.normals import FILL_RADIUS, fill_normals, known_normals, mesh_vertex_normals
+from geopurify_core.purification.student import normals as module
+from geopurify_core.purification.student.normals import FILL_RADIUS, fill_normals, known_normals, mesh_vertex_normals
 
 Cloud = tuple[NDArray[np.int32], NDArray[np.float16]]
 

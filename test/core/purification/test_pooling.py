@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from geopurify_core.errors import NotAvailableError, PurificationError
-from geopurify_core.purification.affinity import Affinity, build_affinity
-from geopurify_core.purification.packed import PackedAffinity
-from geopurify_core.purification.pooling import pool, pool_and_length, pool_rows, pooled_length
+from geopurify_core.purification.affinity.build import Affinity, build_affinity
+from geopurify_core.purification.pooling.packed import PackedAffinity
+from geopurify_core.purification.pooling.pool import pool, pool_and_length, pool_rows, pooled_length
 
 ENGINES = ("numba", "torch")
 TOLERANCE = 2e-6  # of float32 means of numbers of size one, after up to 19 of them
@@ -274,7 +274,7 @@ def test_engines_that_do_not_exist_or_do_not_fit() -> None:
 @pytest.mark.parametrize("most", [1, 2, 4])
 def test_narrow_registers_give_the_same_sums(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Processors without AVX-512 hold one vector at a time: other code, and the same result to the last bit."""
-    from geopurify_core.purification import pooling_kernels
+    from geopurify_core.purification.pooling import kernels as pooling_kernels
 
     coords, affinity = some_map(11, 300)
     features = some_features(11, len(coords), 100)

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from geopurify_core.errors import PurificationError
-from geopurify_core.purification.affinity import Affinity, build_affinity
-from geopurify_core.purification.packed import PackedAffinity
-from geopurify_core.purification.pooling import pool, pool_scores, pooled_length
+from geopurify_core.purification.affinity.build import Affinity, build_affinity
+from geopurify_core.purification.pooling.packed import PackedAffinity
+from geopurify_core.purification.pooling.pool import pool, pool_scores, pooled_length
 
 STEPS = 18
 # float32 sums of 384 to 512 products of unit vectors (2e-7 each way), then means of them

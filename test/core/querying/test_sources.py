@@ -103,9 +103,9 @@ def test_both_sources_agree_on_a_real_map() -> None:
     torch = pytest.importorskip("torch")
     from geopurify_core.datasets import iterate, open_dataset
     from geopurify_core.pipeline import SemanticMapper
-    from geopurify_core.purification.compute import purify_snapshot
-    from geopurify_core.purification.student import StudentAffinityNetwork
-    from geopurify_core.purification.trained import Student, StudentInfo
+    from geopurify_core.purification.student.network import StudentAffinityNetwork
+    from geopurify_core.purification.student.trained import Student, StudentInfo
+    from geopurify_core.purification.update.compute import purify_snapshot
 
     mapper = SemanticMapper(Config.from_dict({"map": {"voxel_size_m": 0.08}}))
     for frame in iterate(open_dataset("synthetic:3", num_frames=6, width=120, height=90)):

@@ -12,7 +12,7 @@ import torch
 
 from geopurify_core.errors import StudentError
 from geopurify_core.mapping.snapshot import MapSnapshot
-from geopurify_core.purification.student import GEOMETRY_CHANNELS, StudentAffinityNetwork
+from geopurify_core.purification.student.network import GEOMETRY_CHANNELS, StudentAffinityNetwork
 
 log = logging.getLogger(__name__)
 

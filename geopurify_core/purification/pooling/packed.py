@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from geopurify_core.errors import PurificationError
 from geopurify_core.jit import HAVE_NUMBA, num_threads, run_each
-from geopurify_core.purification.affinity import Affinity
+from geopurify_core.purification.affinity.build import Affinity
 from geopurify_core.purification.kinds import to_numpy
 
 if HAVE_NUMBA:
-    from geopurify_core.purification import pooling_kernels as kernels
+    from geopurify_core.purification.pooling import kernels
 
 _PIECES_PER_THREAD = 8
 _LEAST_GROUPS = 64

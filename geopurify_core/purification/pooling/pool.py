@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from geopurify_core.errors import PurificationError
 from geopurify_core.jit import HAVE_NUMBA, read_only, run_chunks
-from geopurify_core.purification.affinity import Affinity
+from geopurify_core.purification.affinity.build import Affinity
+from geopurify_core.purification.affinity.neighbors import check_rows
 from geopurify_core.purification.kinds import is_tensor, like, to_numpy
-from geopurify_core.purification.neighbors import check_rows
-from geopurify_core.purification.packed import PackedAffinity
-from geopurify_core.purification.pooling_engines import engine_for, rows_of_step
+from geopurify_core.purification.pooling.engines import engine_for, rows_of_step
+from geopurify_core.purification.pooling.packed import PackedAffinity
 
 if HAVE_NUMBA:
-    from geopurify_core.purification.pooling_kernels import count_unusual
+    from geopurify_core.purification.pooling.kernels import count_unusual
 
 Progress = Callable[[float], None]
 Cancelled = Callable[[], bool]

@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 
 from geopurify_core.mapping.snapshot import MapSnapshot
-from geopurify_core.purification.normals import FILL_RADIUS, fill_normals
-from geopurify_core.purification.student import GEOMETRY_CHANNELS
+from geopurify_core.purification.student.network import GEOMETRY_CHANNELS
+from geopurify_core.purification.student.normals import FILL_RADIUS, fill_normals
 
 # A row of inputs depends on the voxels this near and on no others (through the normals that are filled in).
 INPUT_RADIUS = FILL_RADIUS
@@ -26,8 +26,8 @@ def student_inputs(snapshot: MapSnapshot, rows: NDArray[np.integer] | None = Non
     Returns:
         (n, C + 6) float32: the features as they are in the map (not normalised; zero where none was seen), colours
         in [0, 1], unit normals in the map frame towards the cameras. Unknown normals are estimated from the voxels
-        within ``INPUT_RADIUS`` (:func:`geopurify_core.purification.normals.fill_normals`); zero where nothing can be
-        said. Values are not checked: the network refuses NaN.
+        within ``INPUT_RADIUS`` (``fill_normals`` in ``normals.py``); zero where nothing can be said.
+        Values are not checked: the network refuses NaN.
 
     Source: GeoPurify A.1 for the order; ``dataset/data_loader_ablation.py`` of the released code for the scales.
     """

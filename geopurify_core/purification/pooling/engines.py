@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from geopurify_core.errors import NotAvailableError, PurificationError
 from geopurify_core.jit import HAVE_NUMBA, read_only, run_chunks, run_each
 from geopurify_core.purification.kinds import is_tensor, to_numpy
-from geopurify_core.purification.packed import PackedAffinity
+from geopurify_core.purification.pooling.packed import PackedAffinity
 
 if HAVE_NUMBA:
-    from geopurify_core.purification import pooling_kernels as kernels
+    from geopurify_core.purification.pooling import kernels
 
 ENGINES = ("auto", "numba", "torch")
 _COMPILED_DTYPES = ("float16", "float32")

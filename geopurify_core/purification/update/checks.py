@@ -11,10 +11,10 @@ from geopurify_core.config import PurificationConfig
 from geopurify_core.errors import MapMismatchError, PurificationError
 from geopurify_core.mapping.keys import NO_KEY, pack_keys
 from geopurify_core.mapping.snapshot import MapSnapshot
-from geopurify_core.purification.whole import CHANNEL_BLOCK, COLUMNS_AT_ONCE
+from geopurify_core.purification.update.whole import CHANNEL_BLOCK, COLUMNS_AT_ONCE
 
 if TYPE_CHECKING:
-    from geopurify_core.purification.checkpoint import Student
+    from geopurify_core.purification.student.checkpoint import Student
 
 _ROWS_AT_ONCE = 16_384
 _HALF_EXPONENT = np.uint16(0x7C00)  # all ones where a half is infinite or not a number

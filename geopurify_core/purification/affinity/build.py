@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from geopurify_core.errors import PurificationError
 from geopurify_core.jit import HAVE_NUMBA, read_only, run_chunks
+from geopurify_core.purification.affinity.neighbors import NeighborSearch, check_rows
 from geopurify_core.purification.kinds import is_tensor, like, to_numpy
-from geopurify_core.purification.neighbors import NeighborSearch, check_rows
-from geopurify_core.purification.visiting import visit_order
+from geopurify_core.purification.pooling.visiting import visit_order
 
 if HAVE_NUMBA:
-    from geopurify_core.purification import affinity_kernels as kernels
+    from geopurify_core.purification.affinity import kernels
 
 _CHUNK_VALUES = 1 << 22
 _MIN_CHUNK = 4096

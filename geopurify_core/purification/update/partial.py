@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geopurify_core.mapping.snapshot import MapSnapshot
-from geopurify_core.purification.affinity import Affinity
-from geopurify_core.purification.subgraph import SubGraph, arrivals
-from geopurify_core.purification.whole import CHANNEL_BLOCK
+from geopurify_core.purification.affinity.build import Affinity
+from geopurify_core.purification.update.subgraph import SubGraph, arrivals
+from geopurify_core.purification.update.whole import CHANNEL_BLOCK
 
 TOLERANCE = 1e-4  # of |F'_incremental − F'_full|, for features of about unit length
 _SAFETY = 2.0

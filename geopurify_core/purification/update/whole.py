@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from geopurify_core.jit import HAVE_NUMBA
 from geopurify_core.purification.kinds import to_numpy
-from geopurify_core.purification.packed import PackedAffinity
-from geopurify_core.purification.pooling import pool, pool_and_length, pooled_length
+from geopurify_core.purification.pooling.packed import PackedAffinity
+from geopurify_core.purification.pooling.pool import pool, pool_and_length, pooled_length
 
 COLUMNS_AT_ONCE = 32  # one hop over 32 columns costs hardly more than over one: neighbours and weights dominate
 SKETCH_COLUMNS = COLUMNS_AT_ONCE - 1  # the observation weight is the 32nd

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from geopurify_core.errors import NotAvailableError, PurificationError
 from geopurify_core.mapping.snapshot import MapSnapshot
-from geopurify_core.purification.affinity import Affinity
-from geopurify_core.purification.packed import PackedAffinity
-from geopurify_core.purification.whole import COLUMNS_AT_ONCE, pool_columns, raw_scores
+from geopurify_core.purification.affinity.build import Affinity
+from geopurify_core.purification.pooling.packed import PackedAffinity
+from geopurify_core.purification.update.whole import COLUMNS_AT_ONCE, pool_columns, raw_scores
 
 FULL, INCREMENTAL, NOTHING = "full", "incremental", "nothing"
 

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from geopurify_core.errors import NotAvailableError, StudentError
-from geopurify_core.purification.released import VERSION, read_entry, read_tensors
-from geopurify_core.purification.student import GEOMETRY_CHANNELS, StudentAffinityNetwork
-from geopurify_core.purification.trained import Student, StudentInfo
+from geopurify_core.purification.student.network import GEOMETRY_CHANNELS, StudentAffinityNetwork
+from geopurify_core.purification.student.released import VERSION, read_entry, read_tensors
+from geopurify_core.purification.student.trained import Student, StudentInfo
 
 __all__ = [
     "Student",

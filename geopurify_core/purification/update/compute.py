@@ -18,18 +18,18 @@ from numpy.typing import NDArray
 from geopurify_core.config import PurificationConfig
 from geopurify_core.mapping.keys import unpack_keys
 from geopurify_core.mapping.snapshot import MapSnapshot
-from geopurify_core.purification import checks, cost, incremental, partial
-from geopurify_core.purification.affinity import Affinity, affinity_rows
-from geopurify_core.purification.checkpoint import resolve_device
-from geopurify_core.purification.delta import Delta, map_delta
-from geopurify_core.purification.inputs import student_inputs
-from geopurify_core.purification.neighbors import nearest_neighbors
-from geopurify_core.purification.normals import fill_normals
-from geopurify_core.purification.packed import PackedAffinity
-from geopurify_core.purification.result import FULL, INCREMENTAL, NOTHING, Purification, Report
-from geopurify_core.purification.steps import STEPS, Cancelled, Course, Progress
-from geopurify_core.purification.visiting import visit_order
-from geopurify_core.purification.whole import (
+from geopurify_core.purification.affinity.build import Affinity, affinity_rows
+from geopurify_core.purification.affinity.neighbors import nearest_neighbors
+from geopurify_core.purification.pooling.packed import PackedAffinity
+from geopurify_core.purification.pooling.visiting import visit_order
+from geopurify_core.purification.student.checkpoint import resolve_device
+from geopurify_core.purification.student.inputs import student_inputs
+from geopurify_core.purification.student.normals import fill_normals
+from geopurify_core.purification.update import checks, cost, incremental, partial
+from geopurify_core.purification.update.delta import Delta, map_delta
+from geopurify_core.purification.update.result import FULL, INCREMENTAL, NOTHING, Purification, Report
+from geopurify_core.purification.update.steps import STEPS, Cancelled, Course, Progress
+from geopurify_core.purification.update.whole import (
     COLUMNS_AT_ONCE,
     SKETCH_COLUMNS,
     pool_columns,
@@ -39,7 +39,7 @@ from geopurify_core.purification.whole import (
 )
 
 if TYPE_CHECKING:
-    from geopurify_core.purification.checkpoint import Student
+    from geopurify_core.purification.student.checkpoint import Student
 
 log = logging.getLogger(__name__)
 

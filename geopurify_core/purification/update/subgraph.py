@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from torch.nn.functional import embedding_bag
 
 from geopurify_core.jit import HAVE_NUMBA, compiled, num_threads, run_each
-from geopurify_core.purification.affinity import Affinity
-from geopurify_core.purification.packed import MergedRows
-from geopurify_core.purification.pooling_engines import vectors_for
+from geopurify_core.purification.affinity.build import Affinity
+from geopurify_core.purification.pooling.engines import vectors_for
+from geopurify_core.purification.pooling.packed import MergedRows
 
 if HAVE_NUMBA:
-    from geopurify_core.purification import pooling_kernels as kernels
+    from geopurify_core.purification.pooling import kernels
 
 Rows = NDArray[np.int64]
 Floats = NDArray[np.float32]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from geopurify_core.errors import PurificationError
 from geopurify_core.jit import HAVE_NUMBA
 from geopurify_core.mapping.keys import COORD_LIMIT, NO_KEY, pack_keys
-from geopurify_core.purification.columns import columns_for
+from geopurify_core.purification.affinity.columns import columns_for
 from geopurify_core.purification.kinds import like, to_numpy
 
 MAX_NEIGHBORS = 4096

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from geopurify_core.jit import HAVE_NUMBA, run_chunks
 
 if HAVE_NUMBA:
-    from geopurify_core.purification import neighbor_kernels as kernels
+    from geopurify_core.purification.affinity import neighbor_kernels as kernels
 
 _CELLS_PER_VOXEL, _FEW_CELLS = 32, 1 << 20
 _MIN_CHUNK, _PER_THREAD = 256, 4

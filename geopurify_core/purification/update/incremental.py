@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from geopurify_core.purification.affinity import affinity_rows
-from geopurify_core.purification.delta import Delta
-from geopurify_core.purification.dilation import occupied_around, rings
-from geopurify_core.purification.neighbors import NeighborSearch, neighbor_reach
-from geopurify_core.purification.student import ResidualBlock, StudentAffinityNetwork
+from geopurify_core.purification.affinity.build import affinity_rows
+from geopurify_core.purification.affinity.neighbors import NeighborSearch, neighbor_reach
+from geopurify_core.purification.student.network import ResidualBlock, StudentAffinityNetwork
+from geopurify_core.purification.update.delta import Delta
+from geopurify_core.purification.update.dilation import occupied_around, rings
 from geopurify_core.sparse import CoordinateMap
 
 Mask = NDArray[np.bool_]
