@@ -152,8 +152,8 @@ class PurificationConfig:
         0.05, "Share of the voxels that must have changed before a running mapper purifies again.", ge=0.0, le=1.0
     )
     budget_mb: int = setting(
-        2048,
-        "Most memory for purification beside the map; a larger map is not purified.",
+        4096,
+        "Most memory for purification beside the map, at its peak; a larger map is not purified.",
         unit="MiB",
         ge=1,
         le=1_000_000,

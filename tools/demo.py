@@ -56,8 +56,7 @@ def _run_graph(arguments: argparse.Namespace, out: Path) -> dict[str, Any]:
     rclpy.init()
     client = Client()
     try:
-        settings: dict[str, Any] = {"purification.budget_mb": 4096}  # a whole apartment, with all its channels
-        settings |= {"purification.student": arguments.student} if arguments.student else {}
+        settings = {"purification.student": arguments.student} if arguments.student else {}
         with running("mapping_node", logs / "mapping_node.log", settings) as mapping:
             _say("Starting the mapping node (the first start compiles its kernels: up to a minute) …")
             client.wait_until_ready(mapping, 180.0)
