@@ -24,7 +24,7 @@ from geopurify_core.mapping.snapshot import MapSnapshot
 from geopurify_core.mapping.visibility import PointObservation, fuse_points
 from geopurify_core.mapping.voxel_map import VoxelMap
 from geopurify_core.purification.purifier import Purifier, PurifierStatus, PurifyPolicy, student_for
-from geopurify_core.purification.run import without_frames
+from geopurify_core.purification.run import Published, without_frames
 from geopurify_core.querying.engine import QueryEngine
 from geopurify_core.querying.results import QueryResult
 from geopurify_core.vision import load_backbone
@@ -65,6 +65,7 @@ class SemanticMapper:
         self._map = self._empty_map()
         self._engine: QueryEngine | None = None
         self._purifier: Purifier | GeoPurifyError | None = None  # not looked for yet, or why there is none
+        self._earlier_runs = 0  # of purifiers that other settings have replaced
         self._times_ms = (0.0, 0.0)
         self._epoch = 0
 
@@ -76,7 +77,8 @@ class SemanticMapper:
     def configure(self, config: Config) -> None:
         """Use other depth, fusion, query and purification settings from the next frame, query and purification on.
 
-        A purified map made with other settings is dropped, unless they differ only in when to purify.
+        A purified map made with other settings is dropped, and one that is being made is stopped, unless they differ
+        only in when to purify and in the memory for it.
 
         Raises:
             InvalidConfigError: The map's or the backbone's settings differ: these are fixed for the mapper's life.
@@ -91,8 +93,11 @@ class SemanticMapper:
             if (_what(before.purification), before.sparse) != (_what(config.purification), config.sparse):
                 self._purifier = None
                 if isinstance(purifier, Purifier):
+                    purifier.cancel()  # whoever waits is told to ask again
+                    self._earlier_runs += purifier.status.runs
                     purifier.close(timeout_s=0.0)
-            elif isinstance(purifier, Purifier):
+            elif isinstance(purifier, Purifier) and before.purification != config.purification:
+                purifier.config = config.purification
                 purifier.policy = PurifyPolicy(config.purification)
 
     def stats(self) -> MapStats:
@@ -183,9 +188,20 @@ class SemanticMapper:
 
     @property
     def purification_status(self) -> PurifierStatus:
-        """What purification does and has done; ``off``, with the reason, where there is none."""
+        """What purification does and has done so far; ``off``, with the reason, where there is none."""
         found = self._find_purifier()
-        return found.status if isinstance(found, Purifier) else PurifierStatus("off", str(found))
+        status = found.status if isinstance(found, Purifier) else PurifierStatus("off", str(found))
+        return replace(status, runs=status.runs + self._earlier_runs)
+
+    @property
+    def purified(self) -> Purification:
+        """The newest purified map.
+
+        Raises:
+            NotAvailableError: There is none yet, no student for this backbone, or purification is switched off.
+            StudentError: The configured student cannot be used.
+        """
+        return self._published().result
 
     def purify(self, timeout_s: float | None = None) -> Purification:
         """Purify the map as it is now, and wait for it; fusion and queries go on meanwhile.
@@ -215,12 +231,16 @@ class SemanticMapper:
             changed = self._map.changed_share(-1 if newest is None else newest.snapshot.version)
         return purifier.maybe_request(changed)
 
-    def _purified_engine(self) -> QueryEngine:
+    def _published(self) -> Published:
         published = self._required_purifier().published
         if published is None:
             raise NotAvailableError(
-                "purified", "no purified map yet", "Purify first, or ask the raw features (purified: false)."
+                "purified", "no purified map yet", "Purify first, or ask for the raw one (purified: false)."
             )
+        return published
+
+    def _purified_engine(self) -> QueryEngine:
+        published = self._published()
         with published.lock:
             settings = self.config.query
             if published.engine is None or published.engine.config is not settings:
@@ -297,8 +317,8 @@ class SemanticMapper:
 
 
 def _what(config: PurificationConfig) -> PurificationConfig:
-    """The settings that say how to purify, without those that say when."""
-    return replace(config, period_s=0.0, dirty_fraction=0.0)
+    """The settings that say how to purify, without those that say when, and with how much memory."""
+    return replace(config, period_s=0.0, dirty_fraction=0.0, budget_mb=1)
 
 
 def _weakly(method: Callable[[], MapSnapshot]) -> Callable[[], MapSnapshot]:

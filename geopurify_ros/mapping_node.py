@@ -142,6 +142,7 @@ class MappingNode(Node):
         if self._given != (ros.labels, ros.cloud_features):  # otherwise those of ~/segment stay
             self._given = (ros.labels, ros.cloud_features)
             self._set_labels(list(ros.labels), ros.cloud_features == "purified")
+        self._shown = None  # with other settings the same map may look different
         self._pace_clouds()
 
     def _publish_cloud(self) -> None:

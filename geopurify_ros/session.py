@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,6 @@ from geopurify_core.camera import PinholeCamera
 from geopurify_core.config import Config
 from geopurify_core.errors import GeoPurifyError, NotAvailableError
 from geopurify_core.frame import RGBDFrame
-from geopurify_core.mapping.snapshot import MapSnapshot
 from geopurify_core.mapping.store import load_map, save_map
 from geopurify_core.mapping.visibility import PointObservation
 from geopurify_core.pipeline import MapStats, SemanticMapper
@@ -158,22 +158,19 @@ class MapSession:
 
     def engine(self, purified: bool) -> QueryEngine:
         """For clouds: over purified features where these are wanted and there, over raw ones otherwise."""
-        return self.mapper.engine(purified and self.purified is not None)
+        if purified and self.purified is not None:
+            with suppress(NotAvailableError):  # a reset may take it away in between
+                return self.mapper.engine(purified=True)
+        return self.mapper.engine()
 
     def save(self, path: str, purified: bool = False) -> int:
         """Write the map, raw or purified; the number of voxels. One writer at a time."""
         if not path:
             raise NotAvailableError("path", path, "Name the file to write.")
         with self._writing:  # the snapshot is taken inside: those who wait hold no memory
-            snapshot = self._newest_purified() if purified else self.mapper.snapshot()
+            snapshot = self.mapper.purified.as_snapshot() if purified else self.mapper.snapshot()
             save_map(Path(path).expanduser(), snapshot)
         return len(snapshot)
-
-    def _newest_purified(self) -> MapSnapshot:
-        newest = self.purified
-        if newest is None:
-            raise NotAvailableError("purified", "no purified map yet", "Call ~/purify first, or save the raw one.")
-        return newest.as_snapshot()
 
     def load(self, path: str) -> int:
         """Replace the map by a file's; the number of voxels. The map stays as it was when the file is unusable."""

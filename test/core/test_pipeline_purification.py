@@ -246,6 +246,12 @@ def test_settings_take_effect_and_only_what_must_go_goes(mapper: SemanticMapper)
     mapper.configure(Config.from_dict({**SETTINGS, "purification": {"period_s": 3.0, "dirty_fraction": 0.5}}))
     assert mapper.purifier is purifier and purifier is not None
     assert (purifier.policy.period_s, purifier.policy.dirty_fraction) == (3.0, 0.5) and purifier.latest is not None
+    policy = purifier.policy
+    timing = {"period_s": 3.0, "dirty_fraction": 0.5}
+    mapper.configure(Config.from_dict({**SETTINGS, "query": {"min_voxels": 3}, "purification": timing}))
+    assert purifier.policy is policy, "a setting of something else does not cut the period short"
+    mapper.configure(Config.from_dict({**SETTINGS, "purification": {"budget_mb": 777}}))
+    assert mapper.purifier is purifier and purifier.latest is not None and purifier.config.budget_mb == 777
     mapper.configure(Config.from_dict({**SETTINGS, "purification": {"steps": 3}}))
     assert mapper.purifier is not purifier and purifier.latest is None
     assert mapper.purifier is not None and mapper.purifier.latest is None and mapper.purifier.config.steps == 3
@@ -255,6 +261,39 @@ def test_settings_take_effect_and_only_what_must_go_goes(mapper: SemanticMapper)
         mapper.purify()
     with pytest.raises(InvalidConfigError):
         mapper.configure(Config.from_dict({"map": {"voxel_size_m": 0.1}}))
+
+
+def test_other_settings_stop_what_runs_with_the_old_ones_and_no_run_is_forgotten(
+    mapper: SemanticMapper, gate: SimpleNamespace
+) -> None:
+    mapper.purify(LONG_S)
+    assert mapper.purified is mapper.purifier.latest  # type: ignore[union-attr]
+    mapper.integrate(frame(2))
+    gate.open.clear()
+    told: list[str] = []
+
+    def wait() -> None:
+        try:
+            mapper.purify(LONG_S)
+        except PurificationError as error:
+            told.append(str(error))
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    assert gate.entered.acquire(timeout=LONG_S) and gate.entered.acquire(timeout=LONG_S)
+    mapper.configure(Config.from_dict({**SETTINGS, "purification": {"steps": 3}}))
+    waiting.join(LONG_S)
+    assert told and "ask again" in told[0]
+    with pytest.raises(NotAvailableError, match="no purified map yet"):
+        mapper.purified  # noqa: B018
+    assert mapper.purification_status.runs == 1
+    gate.open.set()
+    mapper.purify(LONG_S)
+    assert mapper.purification_status.runs == 2
+    mapper.configure(Config.from_dict({**SETTINGS, "purification": {"enabled": False}}))
+    assert (mapper.purification_status.state, mapper.purification_status.runs) == ("off", 2)
+    with pytest.raises(NotAvailableError, match="enabled"):
+        mapper.purified  # noqa: B018
 
 
 def test_a_configured_student_that_is_unusable_is_told_but_stops_nothing() -> None:
