@@ -194,6 +194,12 @@ class SemanticMapper:
         return replace(status, runs=status.runs + self._earlier_runs)
 
     @property
+    def lacks_student(self) -> bool:
+        """Whether it is off only because none is shipped for this backbone and none configured: nothing is broken."""
+        found = self._find_purifier()
+        return isinstance(found, NotAvailableError) and found.field == "student network"
+
+    @property
     def purified(self) -> Purification:
         """The newest purified map.
 

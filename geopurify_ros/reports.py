@@ -115,11 +115,11 @@ class Reports:
         return status("map", _STATE_LEVEL.get(session.state, OK), words, size)
 
     def _purification_status(self) -> DiagnosticStatus:
-        """OK while it works, and where it is off as asked for; WARN where nothing can purify; ERROR after a failure."""
+        """OK while it works, is switched off or has no student; WARN where one cannot be used; ERROR after a failure."""
         now, stats, config = self._session.purification, self._session.stats(), self._parameters.core.purification
         level, words = _PURIFICATION_LEVEL.get(now.state, OK), now.state
         if now.state == "off":
-            level = WARN if config.enabled else OK
+            level = WARN if config.enabled and not self._session.lacks_student else OK
         if now.state == "running":
             words = f"running: {now.step}, {100 * now.progress:.0f} %"
         if now.message:

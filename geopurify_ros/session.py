@@ -135,6 +135,11 @@ class MapSession:
         purifier = None if self._mapper is None else self._mapper.purifier
         return None if purifier is None else purifier.latest
 
+    @property
+    def lacks_student(self) -> bool:
+        """Whether there is simply no student for the backbone, which is nothing to warn of."""
+        return self._mapper is not None and self._mapper.lacks_student
+
     def tend_purification(self) -> None:
         """Tell of a run that has ended, and begin another if it is time to; never while paused."""
         if self._mapper is None:

@@ -296,6 +296,13 @@ def test_other_settings_stop_what_runs_with_the_old_ones_and_no_run_is_forgotten
         mapper.purified  # noqa: B018
 
 
+def test_a_backbone_without_a_student_lacks_one_which_is_no_fault() -> None:
+    mapper = SemanticMapper(Config.from_dict(SETTINGS), Colours())
+    assert mapper.lacks_student and mapper.purification_status.state == "off"
+    for part in ({"student": "/nowhere/s.safetensors"}, {"enabled": False}):
+        assert not SemanticMapper(Config.from_dict({**SETTINGS, "purification": part}), Colours()).lacks_student
+
+
 def test_a_configured_student_that_is_unusable_is_told_but_stops_nothing() -> None:
     wanted = {**SETTINGS, "purification": {"student": "/nowhere/s.safetensors"}}
     mapper = SemanticMapper(Config.from_dict(wanted), Colours())

@@ -309,6 +309,35 @@ def test_by_itself_after_changes_and_an_end_while_it_is_stuck(
     assert len(load_map(autosave)) == robot.status.num_voxels
 
 
+@pytest.mark.parametrize(
+    ("state", "enabled", "lacks_student", "level"),
+    [
+        ("off", True, True, b"\x00"),  # a backbone of one's own: nothing is wrong with the robot
+        ("off", True, False, b"\x01"),
+        ("off", False, False, b"\x00"),
+        ("idle", True, False, b"\x00"),
+        ("running", True, False, b"\x00"),
+        ("failed", True, False, b"\x02"),
+    ],
+)
+def test_only_what_is_wrong_is_a_warning(
+    ros_env: dict[str, str], state: str, enabled: bool, lacks_student: bool, level: bytes
+) -> None:
+    from types import SimpleNamespace
+
+    from geopurify_core.config import Config
+    from geopurify_core.purification.purifier import PurifierStatus
+    from geopurify_ros.reports import Reports
+
+    session = SimpleNamespace(
+        purification=PurifierStatus(state, "why"), lacks_student=lacks_student, stats=lambda: None
+    )
+    parameters = SimpleNamespace(core=Config.from_dict({"purification": {"enabled": enabled}}))
+    reports = Reports(parameters, session, *[SimpleNamespace()] * 3)  # type: ignore[arg-type]
+    told = reports._purification_status()
+    assert (told.level, "why" in told.message) == (level, True)
+
+
 def test_a_student_that_cannot_be_read_switches_purification_off_and_says_so(
     start: Callable[..., Any], robot: Any, frames: list[Any], tmp_path: Path
 ) -> None:
