@@ -115,7 +115,7 @@ class Reports:
         return status("map", _STATE_LEVEL.get(session.state, OK), words, size)
 
     def _purification_status(self) -> DiagnosticStatus:
-        """OK while it works, is switched off or has no student; WARN where one cannot be used; ERROR after a failure."""
+        """OK while it works, is switched off or has no student; WARN where one is unusable; ERROR after a failure."""
         now, stats, config = self._session.purification, self._session.stats(), self._parameters.core.purification
         level, words = _PURIFICATION_LEVEL.get(now.state, OK), now.state
         if now.state == "off":
