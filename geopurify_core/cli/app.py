@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from geopurify_core import __version__
-from geopurify_core.cli import bag, evaluate, export, info, mapping, purify, query
+from geopurify_core.cli import bag, evaluate, export, info, mapping, purify, query, weights
 from geopurify_core.cli.common import OneLineErrors, out, set_up_logging
 
 app = typer.Typer(
@@ -44,6 +44,6 @@ app.command("purify")(purify.purify_map)
 app.command("query")(query.query_map)
 app.command("export")(export.export_map)
 app.command("config")(info.print_config)
-app.command("weights")(info.print_weights)
 app.add_typer(bag.app, name="bag")
 app.add_typer(evaluate.app, name="eval")
+app.add_typer(weights.app, name="weights")

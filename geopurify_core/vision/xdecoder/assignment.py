@@ -47,7 +47,7 @@ class QueryOutputs:
 def class_logits(class_embeds: Tensor, text: Tensor, scale: float) -> Tensor:
     """(Q, L) logits ``scale`` · ĉ_q · t_l of queries (Q, C) for unit text vectors (L, C)."""
     unit = class_embeds / (class_embeds.norm(dim=-1, keepdim=True) + 1e-7)
-    return scale * unit @ text.to(unit).T
+    return (unit @ text.to(unit).T).mul(scale)
 
 
 def vocabulary_scores(logits: Tensor) -> Tensor:

@@ -131,7 +131,7 @@ def _best_views(views: Sequence[ViewFeatures], consensus: NDArray[np.intp]) -> A
 
 
 def _agreement(view: ViewFeatures, consensus: NDArray[np.intp]) -> Array:
-    return view.logits[np.arange(len(view.points)), consensus[view.points]]
+    return np.asarray(view.logits[np.arange(len(view.points)), consensus[view.points]])
 
 
 def _weighted_sum(views: Sequence[ViewFeatures], consensus: NDArray[np.intp], best: Array) -> Array:
