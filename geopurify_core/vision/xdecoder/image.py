@@ -7,9 +7,10 @@ from typing import Any
 
 from geopurify_core.vision.xdecoder.davit import DaViT, DaViTConfig
 from geopurify_core.vision.xdecoder.focal import FLAVOURS, FocalConfig, FocalNet
+from geopurify_core.vision.xdecoder.pixel_decoder import PixelDecoder, build_pixel_decoder
 from geopurify_core.vision.xdecoder.section import Section
 
-__all__ = ["build_backbone"]
+__all__ = ["PixelDecoder", "build_backbone", "build_pixel_decoder"]
 
 
 def build_backbone(config: Mapping[str, Any]) -> FocalNet | DaViT:

@@ -84,9 +84,7 @@ class MultiHeadAttention(nn.Module):
             (B, N, dim).
         """
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
-        q, k, v = (
-            self._split(F.linear(x, w, b)) for x, w, b in zip((query, key, value), weights, biases, strict=True)
-        )
+        q, k, v = (self._split(F.linear(x, w, b)) for x, w, b in zip((query, key, value), weights, biases, strict=True))
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
         y: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return y

@@ -1,4 +1,4 @@
-"""Reads an X-Decoder configuration (the official YAML files' tree) value by value, with the full path in every error."""
+"""Reads an X-Decoder configuration (the tree of the official YAML files) by type, with the full path in every error."""
 
 from __future__ import annotations
 
