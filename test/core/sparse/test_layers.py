@@ -294,3 +294,30 @@ def test_both_products_give_the_same(blob: Blob, monkeypatch: pytest.MonkeyPatch
     gradient, wide = leaf.grad, leaf.detach().double().requires_grad_()
     layer.double()(x.replace(wide)).features.sum().backward()
     assert (gradient.double() - wide.grad).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(1, 16), (70, 48), (64, 64), (130, 96), (32, 256)])
+@pytest.mark.parametrize("most_vectors", [4, 1])
+def test_narrow_layers_without_buffers(
+    blob: Blob, monkeypatch: pytest.MonkeyPatch, inputs: int, outputs: int, most_vectors: int
+) -> None:
+    """Against double precision; and a part with its halo, in another order and other blocks, has the same bits."""
+    direct = pytest.importorskip("geopurify_core.sparse.direct")
+    monkeypatch.setattr(direct, "MOST_VECTORS", most_vectors)
+    assert direct.suits(outputs) == (most_vectors == 4 or outputs <= 128)
+    monkeypatch.setattr(direct, "_WIDEST_WITHOUT_AVX512", 256)
+    coords = blob(22, side=16)
+    x, layer = tensor(coords, inputs), SubmanifoldConv3d(inputs, outputs).double()
+    exact = layer(x).features.detach()
+    layer.float()
+    single = SparseTensor(x.features.float(), x.coordinates)
+    out = layer(single).features.detach()
+    assert (out.double() - exact).abs().max() <= 1e-5
+    part = coords[:, 0] < 3
+    inner = coords[part][:, 0] < 2
+    layer.block_rows = 37
+    again = layer(SparseTensor(single.features[part], CoordinateMap(coords[part]))).features.detach()
+    assert torch.equal(again[inner], out[part][inner])
+    single.features[0] = torch.nan
+    reached = (coords - coords[0]).abs().amax(dim=1) <= 1
+    assert torch.equal(layer(single).features.isnan().any(dim=1), reached)
