@@ -111,13 +111,18 @@ def _dress(axis: Any, is_top: bool, upright: bool) -> None:
         axis.grid(color="#eceff3", linewidth=0.8)
         axis.set_axisbelow(True)
         return
+    from matplotlib.patheffects import withStroke
+
     axis.set_xticks([])
     axis.set_yticks([])
     axis.set_title("from the side, near walls removed", fontsize=10.5, color=QUIET, loc="left", pad=6)
     left, _ = axis.get_xlim()
     bottom, _ = axis.get_ylim()
-    axis.plot([left + 0.1, left + 1.1], [bottom + 0.06] * 2, color=INK, linewidth=2.2, solid_capstyle="butt")
-    axis.text(left + 0.6, bottom + 0.1, "1 m", fontsize=8.5, color=INK, ha="center", va="bottom")
+    halo = [withStroke(linewidth=3.0, foreground="white")]  # legible where the map reaches into this corner
+    axis.plot([left + 0.1, left + 1.1], [bottom + 0.06] * 2, color=INK, linewidth=2.2, zorder=5, path_effects=halo)
+    axis.text(
+        left + 0.6, bottom + 0.1, "1 m", fontsize=8.5, color=INK, ha="center", va="bottom", zorder=5, path_effects=halo
+    )
 
 
 def show(axis: Any, panel: Panel, picture: NDArray[np.uint8]) -> None:
