@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -216,6 +218,25 @@ class TestOneNode:
         assert not nothing.success
         assert "nothing to stop" in nothing.message
 
+    def test_a_client_that_dies_while_it_waits_harms_nobody(
+        self, fresh: Any, hold: Path, ros_env: dict[str, str]
+    ) -> None:
+        client = (
+            "import rclpy; from geopurify_interfaces.srv import Purify; rclpy.init(); n = rclpy.create_node('mortal');"
+            "c = n.create_client(Purify, 'geopurify/purify'); c.wait_for_service(20.0); c.call_async(Purify.Request());"
+            "print('asked', flush=True); rclpy.spin(n)"
+        )
+        hold.write_text("wait")
+        with subprocess.Popen([sys.executable, "-c", client], env=ros_env, stdout=subprocess.PIPE) as mortal:
+            assert mortal.stdout is not None and mortal.stdout.readline() == b"asked\n"
+            state(fresh, "running")
+            mortal.kill()
+        waiting = begin(fresh)[0]
+        hold.unlink()
+        fresh.until(waiting.done, "the living client being answered")
+        assert waiting.result().success, waiting.result().message
+        assert ask(fresh, True).success
+
     def test_a_failing_student_is_an_error_until_the_next_one_succeeds(self, fresh: Any, hold: Path) -> None:
         hold.write_text("fail")
         answer = purify(fresh)
@@ -246,6 +267,8 @@ class TestOneNode:
             return fresh.call(SetParametersAtomically, "set_parameters_atomically", parameters=items).result
 
         assert purify(fresh).success
+        fresh.until(lambda: fresh.status.purification.num_voxels > 0, "the status telling of it")
+        made = fresh.status.purification.num_purified
         for values, name in (
             ({"steps": 1, "neighbors": 0}, "neighbors"),
             ({"steps": 1, "preset": "my own"}, "preset"),
@@ -258,7 +281,10 @@ class TestOneNode:
         assert change(steps=1).successful
         assert "no purified map yet" in ask(fresh, True).message, "one of other settings is dropped"
         assert purify(fresh).success
-        assert change(steps=3).successful
+        fresh.until(lambda: fresh.status.purification.num_purified == made + 1, "a count that other settings keep")
+        assert change(budget_mb=5000).successful
+        assert ask(fresh, True).success, "another budget is no other way of purifying"
+        assert change(budget_mb=4096, steps=3).successful
 
 
 def test_by_itself_after_changes_and_an_end_while_it_is_stuck(
