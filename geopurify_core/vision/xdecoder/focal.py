@@ -164,13 +164,14 @@ class FocalModulation(nn.Module):
 
     def _gather(self, context: Tensor, gates: Tensor) -> Tensor:
         """Σ_l g_l ⊙ z_l / (L + 1) from z_0 (B, dim, H, W) and the gates (B, L + 1, H, W)."""
-        gathered = torch.zeros((), device=context.device, dtype=context.dtype)
-        for level, focal_layer in enumerate(self.focal_layers):
+        # One number per cell is divided here instead of one per cell and channel at the end.
+        *level_gates, whole_gate = (gates / self.divisor).split(1, dim=1)
+        gathered = torch.zeros_like(context)
+        for focal_layer, gate in zip(self.focal_layers, level_gates, strict=True):
             context = focal_layer(context)
-            gathered = gathered + context * gates[:, level : level + 1]
+            gathered.addcmul_(context, gate)
         whole_image = F.gelu(context.mean(dim=(2, 3), keepdim=True))
-        gathered = gathered + whole_image * gates[:, self.levels :]
-        return gathered / self.divisor
+        return gathered.addcmul_(whole_image, whole_gate)
 
 
 class FocalBlock(nn.Module):
@@ -208,15 +209,15 @@ class FocalBlock(nn.Module):
         if local is not None:
             x = x + channels_last(local(channels_first(x)))
         if not self.post_norm:
-            return x + _scaled(body(norm(x)), gamma)
+            return _add_scaled(x, body(norm(x)), gamma)
         if self.norm_after_sum:
-            y: Tensor = norm(x + _scaled(body(x), gamma))
+            y: Tensor = norm(_add_scaled(x, body(x), gamma))
             return y
-        return x + _scaled(norm(body(x)), gamma)
+        return _add_scaled(x, norm(body(x)), gamma)
 
 
-def _scaled(x: Tensor, gamma: Tensor | None) -> Tensor:
-    return x if gamma is None else x * gamma
+def _add_scaled(x: Tensor, y: Tensor, gamma: Tensor | None) -> Tensor:
+    return x + y if gamma is None else torch.addcmul(x, y, gamma)
 
 
 def _depthwise3x3(dim: int) -> nn.Conv2d:
