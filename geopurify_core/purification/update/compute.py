@@ -219,8 +219,8 @@ def _pooled(
         held = partial.Held(job.delta.source, previous.features, previous.length, previous.sketch)
         updated = _updated(job, affinity, raw[:, :SKETCH_COLUMNS], sketch, held)
         if updated is not None:
-            features, length, moved = updated
-            return features, length, weight, partial.keep_sketch(sketch, held, moved)
+            features, length, sketch = updated
+            return features, length, weight, sketch
     job.note("pooling", len(job.keys), cost.full_run(job.size, snapshot.feature_dim)["pooling"])
     features, length = pool_features(
         snapshot.features, job.order, packed, steps, job.device,
@@ -231,30 +231,32 @@ def _pooled(
 
 def _updated(
     job: _Job, affinity: Affinity, raw_sketch: Floats, sketch: Floats, held: partial.Held
-) -> tuple[NDArray[np.float16] | None, Floats, Mask] | None:
-    """(features or None, length, rows pooled anew), or None where pooling everything is the cheaper way."""
+) -> tuple[NDArray[np.float16] | None, Floats, Floats] | None:
+    """(features or None, length, sketch of just these values), or None where pooling everything is the cheaper way."""
     size, channels, steps = job.size, job.snapshot.feature_dim, job.config.resolved_steps
     full_s = cost.pooling_prepared(size, channels)  # the sketch has prepared the affinity
     moved = partial.moved_rows(sketch, held)
     rows = int(moved.sum())
     if not rows:
         job.note("pooling", 0, cost.pooling_sketch(size))
-        same = job.delta is not None and job.delta.same_voxels
-        return (held.features, held.length, moved) if same else (*partial.keep_rows(held), moved)
+        if job.delta is not None and job.delta.same_voxels:
+            return held.features, held.length, held.sketch
+        return *partial.keep_rows(held), held.sketch.take(held.source, axis=0)
 
     def worthwhile(row_steps: int) -> bool:
         return cost.is_worthwhile(cost.pooling_partial(size, channels, row_steps), full_s)
 
     if not worthwhile(rows * steps):
         return None
-    graph = partial.find_subgraph(affinity, steps, job.device, moved, raw_sketch, sketch, held, worthwhile)
-    if graph is None:
+    found = partial.find_subgraph(affinity, steps, job.device, moved, raw_sketch, sketch, held, worthwhile)
+    if found is None:
         return None
+    graph, pooled_sketch = found
     job.note("pooling", rows, cost.pooling_sketch(size) + cost.pooling_partial(size, channels, graph.row_steps))
     features, length = partial.pool_moved(
         job.snapshot, job.order, graph, held, lambda share: job.course.at(0.2 + 0.8 * share)
     )
-    return features, length, moved
+    return features, length, partial.keep_sketch(held, graph.computed[: graph.num_wanted], pooled_sketch)
 
 
 def _fitting(

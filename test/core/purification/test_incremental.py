@@ -15,7 +15,7 @@ from geopurify_core.config import PurificationConfig
 from geopurify_core.mapping.keys import pack_keys
 from geopurify_core.purification.student.inputs import student_inputs
 from geopurify_core.purification.student.normals import fill_normals
-from geopurify_core.purification.update import cost, incremental, partial, subgraph
+from geopurify_core.purification.update import cost, incremental, partial, subgraph, whole
 from geopurify_core.purification.update.checks import key_order
 from geopurify_core.purification.update.compute import purify_snapshot
 from geopurify_core.purification.update.delta import map_delta
@@ -213,24 +213,49 @@ def test_a_subgraph_pools_its_wanted_rows_like_the_whole_map(compiled: bool, mon
         monkeypatch.setattr(subgraph, "HAVE_NUMBA", False)
     rng = np.random.default_rng(10)
     snapshot = maps.strip(120, rng)
-    whole = purify_snapshot(snapshot, STUDENT, CONFIG)
-    wanted = whole.coords[:, 0] < -50
-    arrival = subgraph.arrivals(whole.affinity, wanted, 4, 1e-30)
-    graph = subgraph.SubGraph(whole.affinity, arrival, 4, "cpu")
-    assert len(graph.rows) < len(whole)
-    columns = rng.standard_normal((len(whole), 19)).astype(np.float32)
+    all_rows = purify_snapshot(snapshot, STUDENT, CONFIG)
+    wanted = all_rows.coords[:, 0] < -50
+    arrival = subgraph.arrivals(all_rows.affinity, wanted, 4, 1e-30)
+    graph = subgraph.SubGraph(all_rows.affinity, arrival, 4, "cpu")
+    assert len(graph.rows) < len(all_rows)
+    columns = rng.standard_normal((len(all_rows), 19)).astype(np.float32)
     found = graph.pool(columns[graph.rows], np.full((len(graph.fringe), 19), 99, np.float32))  # never looked at
     np.testing.assert_array_equal(np.sort(graph.computed[: graph.num_wanted]), np.flatnonzero(wanted))
-    expected = pool(columns, whole.affinity, 4)[graph.computed[: graph.num_wanted]]
+    expected = pool(columns, all_rows.affinity, 4)[graph.computed[: graph.num_wanted]]
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
+
+
+def test_a_sketch_is_that_of_the_values_held(always_partial: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not of those that pooling the whole map would give: what a halo leaves out must count as movement next time."""
+    monkeypatch.setattr(partial, "TOLERANCE", 0.1)
+    monkeypatch.setattr(partial, "_THRESHOLDS", (0.5, 1e-8))
+    rng = np.random.default_rng(12)
+    snapshot = maps.strip(80, rng)
+    result = purify_snapshot(snapshot, STUDENT, CONFIG)
+    left_out = 0.0
+    for edit in (maps.change_features, maps.add_voxels, maps.change_features, maps.evict_voxels) * 2:
+        snapshot = edit(snapshot, rng)
+        result = purify_snapshot(snapshot, STUDENT, CONFIG, previous=result)
+        expected = purify_snapshot(snapshot, STUDENT, CONFIG)
+        assert result.features is not None
+        of_values = result.features.astype(np.float32) @ whole.sketch_matrix(maps.CHANNELS).T
+        np.testing.assert_allclose(result.sketch, of_values, rtol=0, atol=1e-2)  # features are rounded to halves
+        off = np.sqrt(np.square(result.sketch - expected.sketch).mean(axis=1))
+        assert off.max() <= partial.allowed(expected.sketch) * 1.001
+        left_out = max(left_out, float(off.max()))
+    assert left_out > 2e-2
+
+
+@pytest.mark.parametrize("channels", [12, 128, 384, 512, 768, 1024])
+def test_a_sketch_misses_no_movement_of_a_single_channel(channels: int) -> None:
+    seen = np.sqrt(np.square(whole.sketch_matrix(channels)).mean(axis=0))
+    assert seen.min() > 1 / partial._SAFETY
 
 
 def test_a_sketch_tells_how_far_rows_have_moved() -> None:
     rng = np.random.default_rng(11)
     rows = rng.standard_normal((400, 64)).astype(np.float32) * 10.0 ** rng.uniform(-6, 0, (400, 1)).astype(np.float32)
-    from geopurify_core.purification.update.whole import sketch_matrix
-
-    sketch = rows @ sketch_matrix(64).T
+    sketch = rows @ whole.sketch_matrix(64).T
     held = partial.Held(np.arange(400), None, np.zeros(400, np.float32), np.zeros_like(sketch))
     moved = partial.moved_rows(sketch, held)
     length = np.linalg.norm(rows, axis=1)
