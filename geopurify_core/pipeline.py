@@ -96,6 +96,7 @@ class SemanticMapper:
                     purifier.cancel()  # whoever waits is told to ask again
                     self._earlier_runs += purifier.status.runs
                     purifier.close(timeout_s=0.0)
+                    self._at_the_end.detach()  # it would keep every student this mapper ever had
             elif isinstance(purifier, Purifier) and before.purification != config.purification:
                 purifier.config = config.purification
                 purifier.policy = PurifyPolicy(config.purification)
@@ -265,7 +266,7 @@ class SemanticMapper:
             if self._purifier is None:
                 self._purifier = self._new_purifier()
                 if isinstance(self._purifier, Purifier):
-                    weakref.finalize(self, self._purifier.close)
+                    self._at_the_end = weakref.finalize(self, self._purifier.close)
                 else:
                     log.info("purification is off: %s", self._purifier)
             return self._purifier

@@ -127,11 +127,12 @@ class Purifier:
         with self._changed:
             if self._closed:
                 return None
+            if self._thread is None:
+                thread = threading.Thread(target=self._work, name="geopurify-purifier", daemon=True)
+                thread.start()  # it waits for the lock; where the system has no thread left, nothing is pending either
+                self._thread = thread
             if self._pending is None:
                 self._pending = Job()
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._work, name="geopurify-purifier", daemon=True)
-                    self._thread.start()
             return self._pending
 
     # -- stop --------------------------------------------------------------------------------------------------------

@@ -89,7 +89,8 @@ class CoordinateMap:
 def _checked(coords: Any, stride: int) -> Tensor:
     tensor = coords if isinstance(coords, Tensor) else _as_tensor(coords)
     if tensor.dim() != 2 or tensor.shape[1] != 3:
-        raise SparseError("coords.shape", tuple(tensor.shape), "Give one row of x, y, z for each voxel: (V, 3).")
+        remedy = "Give one row of x, y, z for each voxel: (V, 3), without a batch index."
+        raise SparseError("coords.shape", tuple(tensor.shape), remedy)
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
         raise SparseError("coords.dtype", str(tensor.dtype), "Give integer voxel coordinates, floor(point / size).")
     if stride < 1:

@@ -254,6 +254,8 @@ def test_settings_take_effect_and_only_what_must_go_goes(mapper: SemanticMapper)
     assert mapper.purifier is purifier and purifier.latest is not None and purifier.config.budget_mb == 777
     mapper.configure(Config.from_dict({**SETTINGS, "purification": {"steps": 3}}))
     assert mapper.purifier is not purifier and purifier.latest is None
+    former, purifier, policy = weakref.ref(purifier), None, None
+    until(lambda: gc.collect() >= 0 and former() is None)
     assert mapper.purifier is not None and mapper.purifier.latest is None and mapper.purifier.config.steps == 3
     mapper.configure(Config.from_dict({**SETTINGS, "purification": {"enabled": False}}))
     assert mapper.purifier is None and "enabled" in mapper.purification_status.message

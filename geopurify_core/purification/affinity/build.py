@@ -95,8 +95,7 @@ def affinity_rows(embeddings: Any, neighbors: Any, rows: Any = None, sharpening:
 
 def _weights(embeddings: Any, neighbors: Any, rows: Any, sharpening: float, order: Any) -> Any:
     _check_embeddings(embeddings, len(embeddings))
-    if not (np.isfinite(sharpening) and sharpening >= 0):
-        raise PurificationError("sharpening", sharpening, "Give a finite factor of at least 0.")
+    _check_sharpening(sharpening)
     count = len(embeddings) if rows is None else len(rows)
     nearest = _check_neighbors(neighbors, count, len(embeddings))
     own = np.arange(count) if rows is None else check_rows(to_numpy(rows), len(embeddings))
@@ -141,7 +140,18 @@ def weights_in_torch(embeddings: Any, own: NDArray[np.int64], neighbors: NDArray
     return weights if is_tensor(embeddings) else weights.numpy()
 
 
+def _check_sharpening(sharpening: Any) -> None:
+    try:
+        usable = 0 <= float(sharpening) < float("inf")
+    except (TypeError, ValueError):
+        usable = False
+    if not usable:
+        raise PurificationError("sharpening", sharpening, "Give a finite factor of at least 0.")
+
+
 def _check_embeddings(embeddings: Any, rows: int) -> None:
+    if not hasattr(embeddings, "shape"):
+        raise PurificationError("embeddings", type(embeddings).__name__, "Give a numpy array or a torch tensor.")
     shape = tuple(embeddings.shape)
     if len(shape) != 2 or shape[0] != rows:
         raise PurificationError("embeddings", shape, f"Give ({rows}, D), one row for each voxel.")

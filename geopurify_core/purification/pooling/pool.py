@@ -214,12 +214,14 @@ def _torch_rows(features: Any, packed: PackedAffinity, rows: NDArray[np.int32]) 
 
 
 def _check_shape(features: Any, packed: PackedAffinity) -> None:
+    if not hasattr(features, "shape"):
+        raise PurificationError("features", type(features).__name__, "Give a numpy array or a torch tensor.")
     shape = tuple(features.shape)
     if len(shape) != 2 or shape[0] != len(packed):
         raise PurificationError("features", shape, f"Give ({len(packed)}, C), one row for each voxel.")
     kind = str(features.dtype).removeprefix("torch.")
     if not kind.startswith(("float", "bfloat")):
-        raise PurificationError("features", kind, "Give floating-point features.")
+        raise PurificationError("features", kind, "Give floating-point features, in the byte order of this machine.")
 
 
 def _check_finite(features: Any) -> None:

@@ -74,8 +74,8 @@ class StudentAffinityNetwork(nn.Module):
         for name, value, least in (
             ("in_channels", in_channels, 1), ("hidden", hidden, 1), ("out", out, 1), ("blocks", blocks, 0),
         ):  # fmt: skip
-            if value < least:
-                raise InvalidConfigError(f"student.{name}", value, f"It must be {least} or more.")
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+                raise InvalidConfigError(f"student.{name}", value, f"It must be a whole number, {least} or more.")
         self.in_channels, self.hidden, self.out, self.blocks = in_channels, hidden, out, blocks
         layers = load_engine(engine)
         self.tensor = layers.SparseTensor  # what the layers take: tensor(features, coordinate map)

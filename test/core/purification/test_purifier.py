@@ -307,6 +307,18 @@ def test_close_does_not_wait_for_the_deaf(world: SimpleNamespace) -> None:
     assert world.purifier.latest is None
 
 
+def test_a_system_without_threads_left_is_asked_again(world: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="new thread"):
+            world.purifier.request()
+        assert not world.purifier.busy
+    assert world.purifier.purify(LONG_S).version == world.map.version
+
+
 def test_no_thread_is_left_when_there_is_nothing_to_do(world: SimpleNamespace) -> None:
     world.purifier.purify(LONG_S)
     until(lambda: not purifier_threads())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -272,7 +273,9 @@ def test_another_engine_is_named() -> None:
         StudentAffinityNetwork(9, 8, 4, 1, engine="spconv")
 
 
-@pytest.mark.parametrize("sizes", [(0, 8, 4, 1), (9, 0, 4, 1), (9, 8, 0, 1), (9, 8, 4, -1)])
-def test_sizes_must_make_sense(sizes: tuple[int, int, int, int]) -> None:
+@pytest.mark.parametrize(
+    "sizes", [(0, 8, 4, 1), (9, 0, 4, 1), (9, 8, 0, 1), (9, 8, 4, -1), (9, 8.0, 4, 1), ("9", 8, 4, 1), (9, 8, True, 1)]
+)
+def test_sizes_must_make_sense(sizes: tuple[Any, ...]) -> None:
     with pytest.raises(InvalidConfigError):
         StudentAffinityNetwork(*sizes)
