@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
-from geopurify_core.cli.common import err, out
+from geopurify_core.cli.common import check_destination, err, out
 
 app = typer.Typer(help="Networks: list them, download what does not come along, convert checkpoints.")
 
@@ -111,16 +111,9 @@ def convert_weights(
     variant: Annotated[str, typer.Option(help="focalt, focall, davitd3, davitd5; by default from the name.")] = "",
 ) -> None:
     """Convert a checkpoint once into a safetensors file with its checksum: it loads faster and can run no code."""
-    from geopurify_core.cli.common import check_destination
+    from geopurify_core.vision.xdecoder.weights import convert_file
 
     destination = out_path or checkpoint.with_suffix(".safetensors")
     check_destination(destination)
-    report: dict[str, Any] = _convert(checkpoint, destination, variant)
-    for key, value in report.items():
+    for key, value in convert_file(checkpoint, destination, variant).items():
         out.print(f"{key:<9} {value}", markup=False, soft_wrap=True)
-
-
-def _convert(checkpoint: Path, destination: Path, variant: str) -> dict[str, Any]:
-    from geopurify_core.vision.xdecoder.weights import convert_file
-
-    return convert_file(checkpoint, destination, variant)

@@ -24,6 +24,7 @@ _BUILT_IN = {
     "segmenter": "geopurify_core.vision.segmenter:SegmenterBackbone",
     "detector": "geopurify_core.vision.detector:DetectorBackbone",
     "composite": "geopurify_core.vision.composite:CompositeBackbone",
+    "xdecoder": "geopurify_core.vision.xdecoder.backbone:XDecoderBackbone",
 }
 
 
@@ -36,7 +37,8 @@ def load_backbone(name: str, **options: Any) -> SemanticBackbone:
     """A ready backbone.
 
     Args:
-        name: ``nano``, ``segmenter``, ``detector``, ``composite``, or one that an installed package offers.
+        name: ``nano``, ``segmenter``, ``detector``, ``composite``, ``xdecoder``, or one that an installed package
+            offers.
         **options: Keyword options of that backbone (``docs/backbones.md`` lists them). Where they name neither a
             YAML nor a model, the one in ``config/backbones`` is used.
 

@@ -13,16 +13,15 @@ spread class embeddings over the pixels that a query's mask covers:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import grid_sample
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from geopurify_core.vision.xdecoder.postprocess import OWN, class_probabilities, masks_at_size
 
-PADDINGS = ("crop", "official_code")
-OWN = 0.5
 _QUERIES_AT_ONCE = 16
 _EPSILON = 1e-6
 
@@ -44,16 +43,10 @@ class QueryOutputs:
     padded_size: tuple[int, int]
 
 
-def class_logits(class_embeds: Tensor, text: Tensor, scale: float) -> Tensor:
-    """(Q, L) logits ``scale`` · ĉ_q · t_l of queries (Q, C) for unit text vectors (L, C)."""
-    unit = class_embeds / (class_embeds.norm(dim=-1, keepdim=True) + 1e-7)
-    return (unit @ text.to(unit).T).mul(scale)
-
-
 def vocabulary_scores(logits: Tensor) -> Tensor:
     """(Q,) best probability of each query over the labels; ``logits`` (Q, L + 1) ends with the background, which takes
     part in the softmax and is then left out."""
-    return logits.float().softmax(dim=-1)[:, :-1].amax(dim=-1)
+    return class_probabilities(logits.float()).amax(dim=-1)
 
 
 def background_objectness(logits: Tensor) -> Tensor:
@@ -103,8 +96,6 @@ def _cells_of_image(outputs: QueryOutputs, padding: str) -> Tensor:
 
 def _resample(masks: Tensor, rows: float, columns: float) -> Tensor:
     """The window of ``rows`` x ``columns`` cells, a fraction at its end, on whole cells (bilinear)."""
-    import torch
-    from torch.nn.functional import grid_sample
 
     def centres(length: float, size: int) -> Tensor:
         count = max(1, round(length))
@@ -130,13 +121,13 @@ def winners(
     Returns:
         (H, W) int64 winning query argmax_q s_q σ(m_q), and (H, W) bool: its own mask covers the pixel (σ ≥ 0.5).
     """
-    import torch
-
     best: Tensor | None = None
     # A few queries at a time: all 200 masks of a 480 x 640 image would be 250 MB in each of three temporaries.
     for first in range(0, len(scores), _QUERIES_AT_ONCE):
         block = slice(first, first + _QUERIES_AT_ONCE)
-        probability = _at_image_size(outputs.masks[block], outputs, padding).sigmoid()
+        masks = outputs.masks[None, block]
+        large = masks_at_size(masks, outputs.image_size, outputs.padded_size, crop_padding=padding != "official_code")
+        probability = large[0].sigmoid()
         claim, query = (scores[block].to(probability)[:, None, None] * probability).max(dim=0)
         own = probability.gather(0, query[None])[0] >= OWN
         if best is None:
@@ -147,11 +138,3 @@ def winners(
         winner = torch.where(better, query + first, winner)
         owned = torch.where(better, own, owned)
     return winner.cpu().numpy(), owned.cpu().numpy()
-
-
-def _at_image_size(masks: Tensor, outputs: QueryOutputs, padding: str) -> Tensor:
-    from torch.nn.functional import interpolate
-
-    size = outputs.image_size if padding == "official_code" else outputs.padded_size
-    large = interpolate(masks[None], size=size, mode="bicubic", align_corners=False, antialias=True)[0]
-    return large[:, : outputs.image_size[0], : outputs.image_size[1]]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from geopurify_core.errors import BackboneError
-from geopurify_core.vision.download import Downloaded, Progress, download, known_checksum
+from geopurify_core.vision.download import Downloaded, Progress, checksum_file, download, known_checksum
 from geopurify_core.vision.labelled import WEIGHTS_VARIABLE
 
 _HUB = "https://huggingface.co/xdecoder/X-Decoder/resolve/main"
@@ -60,6 +60,55 @@ def model_file(name: str) -> ModelFile:
         if name in (model.name, model.file):
             return model
     raise BackboneError("weights", name, f"Known: {', '.join(model.name for model in MODELS)}.")
+
+
+def variant_of(name: str, path: Path) -> str:
+    """The variant behind weights, by their name, their file's, or what a converted file says of itself.
+
+    Raises:
+        BackboneError: None of them says.
+    """
+    for model in MODELS:
+        if model.name in (name.removesuffix(".pt"), path.stem):
+            return model.variant
+    told = _metadata(path).get("variant", "") if path.suffix == ".safetensors" else ""
+    if not told:
+        raise BackboneError("variant", "", f"Nothing says what {path.name} is; set variant: focalt, focall, ….")
+    return told
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise BackboneError("weights", str(path), f"It is no whole safetensors file: {error}") from error
+
+
+def convert_file(source: Path, destination: Path, variant: str = "") -> dict[str, str]:
+    """Convert a checkpoint to safetensors and keep its checksum beside it.
+
+    Args:
+        source: A ``.pt`` of the authors.
+        destination: The ``.safetensors``.
+        variant: By default, what the name says.
+
+    Returns:
+        ``file``, ``variant``, ``sha256``, for people.
+
+    Raises:
+        BackboneError: It cannot be read, does not fit, or cannot be written.
+    """
+    from geopurify_core.vision.xdecoder.checkpoint import convert
+
+    if not source.is_file():
+        raise BackboneError("checkpoint", str(source), "No such file; `geopurify weights` says how to get one.")
+    known = variant or variant_of(source.stem, source)
+    digest = convert(source, destination, known)
+    checksum_file(destination).write_text(f"{digest}  {destination.name}\n", encoding="ascii")
+    return {"file": str(destination), "variant": known, "sha256": digest}
 
 
 def weights_folder() -> Path:
