@@ -1,7 +1,8 @@
 """What each step of a purification is predicted to cost, and which way of doing it is therefore chosen.
 
-Seconds on two cores of a 2.5 GHz server; only their ratios decide. They were measured by ``tools/bench/incremental.py``
-and the prototypes behind ``docs/purification.md``; on other machines all of them shift, and mostly together.
+Seconds on two cores of an AMD EPYC (Zen 5) that nobody else uses; only their ratios decide. They were measured on rooms
+of 100 000 and 290 000 voxels (``tools/bench/incremental.py``, which reports what was predicted beside what it took); on
+other machines all of them shift, and mostly together.
 """
 
 from __future__ import annotations
@@ -9,20 +10,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 # Seconds for each unit of work.
-_MULTIPLY = 2.0e-11  # one multiply-add of the convolutions (100 GFLOP/s)
-_PAIRS = 13  # occupied voxels under a 3³ kernel, on scanned surfaces
-_ACTIVATION = 1.5e-9  # a channel of a row gathered, added, normalised, for each layer
-_KERNEL_MAP = 6.0e-7  # neighbours of a row found
-_RING = 1.5e-6  # hops of a row near a change counted
-_INPUT = 1.5e-9  # a channel of a row read and widened
-_SEARCH = 1.3e-7  # one of a row's K neighbours found
-_NEAR = 1.5e-6  # a row looked at for new or gone voxels nearby
-_SOFTMAX = 2.5e-10  # one multiply-add of the cosines
-_DIRTY = 1.5e-9  # one neighbour of a row looked at for a change
-_POOL = 1.5e-11  # one multiply-add of pooling
-_PACK = 2.6e-8  # one entry of A prepared for pooling
-_WALK = 2.5e-10  # one entry of A used in a hop of the walk that finds the halo
-_HOLD = 1.0e-9  # a channel of a row carried over
+_MULTIPLY = 5.0e-12  # one multiply-add of the convolutions (400 GFLOP/s)
+_PAIRS = 17  # occupied voxels under a 3³ kernel, on scanned surfaces
+_ACTIVATION = 1.2e-9  # a channel of a row normalised, added, set to zero, for each layer
+_KERNEL_MAP = 6.0e-8  # neighbours of a row found
+_LAYER = 1.5e-3  # one more partial layer, however few rows
+_RING = 6.0e-7  # hops of a row near a change counted
+_INPUT = 5.0e-10  # a channel of a row read and widened
+_SEARCH = 1.6e-8  # one of a row's K neighbours found
+_NEAR = 4.5e-7  # a row looked at for new or gone voxels nearby
+_SOFTMAX = 5.0e-11  # one multiply-add of the cosines
+_DIRTY = 1.5e-9  # one neighbour of a row looked at for a change, its weight carried over
+_POOL = 1.3e-11  # one multiply-add of pooling
+_PACK = 6.0e-9  # one entry of A prepared for pooling
+_WALK = 2.0e-10  # one entry of A used in a hop of the walk that finds the halo
+_HOLD = 2.0e-10  # a channel of a row carried over
 _SKETCH_COLUMNS = 32
 
 
@@ -54,9 +56,9 @@ def student_full(size: Size) -> float:
 
 def student_partial(size: Size, layer_rows: list[int]) -> float:
     """Rows that each layer computes, from the first to the last; found by counting hops, each with its kernel map."""
-    if not layer_rows:
+    if not layer_rows or not layer_rows[0]:
         return 0.0
-    overhead = layer_rows[0] * _RING + sum(layer_rows) * _KERNEL_MAP
+    overhead = layer_rows[0] * _RING + sum(layer_rows) * _KERNEL_MAP + len(layer_rows) * _LAYER
     return overhead + inputs(size, layer_rows[0]) + _layers(size, layer_rows)
 
 

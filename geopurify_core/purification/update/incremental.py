@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from geopurify_core.jit import HAVE_NUMBA, compiled, read_only, run_chunks
 from geopurify_core.purification.affinity.build import affinity_rows
 from geopurify_core.purification.affinity.neighbors import NeighborSearch, neighbor_reach
 from geopurify_core.purification.student.network import ResidualBlock, StudentAffinityNetwork
@@ -28,6 +30,8 @@ Mask = NDArray[np.bool_]
 Rows = NDArray[np.int64]
 Floats = NDArray[np.float32]
 Tick = Callable[[float], None]
+
+_MIN_CHUNK = 4096
 
 
 # -- the student -----------------------------------------------------------------------------------------------------
@@ -225,13 +229,29 @@ def update_weights(
     changed[kept] = (embeddings[kept] != previous_embeddings[delta.source[kept]]).any(axis=1)
     dirty = searched | changed
     if changed.any():
-        dirty |= changed[neighbors].any(axis=1)
+        dirty |= _any_of(changed, neighbors)
     rows = np.flatnonzero(dirty)
     if previous_weights.shape[1] != neighbors.shape[1] or not worthwhile(len(rows)):
         return affinity_rows(embeddings, neighbors, sharpening=sharpening), np.ones_like(dirty)
-    weights = np.empty(neighbors.shape, dtype=np.float32)
-    clean = np.flatnonzero(~dirty)
-    weights[clean] = previous_weights[delta.source[clean]]
+    weights = previous_weights.take(np.maximum(delta.source, 0), axis=0)  # those of new voxels are replaced below
     if len(rows):
         weights[rows] = affinity_rows(embeddings, neighbors[rows], rows, sharpening=sharpening)
     return weights, dirty
+
+
+def _any_of(marked: Mask, neighbors: NDArray[np.int32]) -> Mask:
+    """(N,) whether any neighbour of a row is marked."""
+    if not HAVE_NUMBA:
+        return np.asarray(marked[neighbors].any(axis=1))
+    out = np.empty(len(neighbors), dtype=bool)
+    run_chunks(_any_marked, len(out), read_only(marked), read_only(neighbors), out, min_chunk=_MIN_CHUNK)
+    return out
+
+
+@compiled()
+def _any_marked(start: int, stop: int, marked: Any, neighbors: Any, out: Any) -> None:
+    for i in range(start, stop):
+        found = False
+        for j in range(neighbors.shape[1]):
+            found |= marked[neighbors[i, j]]
+        out[i] = found
