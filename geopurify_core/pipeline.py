@@ -297,6 +297,9 @@ class SemanticMapper:
                 snapshot.backbone,
                 f"Start with that backbone, or map again with {self.backbone.fingerprint}.",
             )
+        if snapshot.feature_dim != self.backbone.feature_dim:
+            remedy = f"This backbone gives {self.backbone.feature_dim} channels: map again."
+            raise MapMismatchError("map.features", f"{snapshot.feature_dim} channels", remedy)
         self._replace(VoxelMap.from_snapshot(snapshot, self.config.map))
 
     def reset(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -90,6 +91,10 @@ def test_load_refuses_the_map_of_another_backbone_and_keeps_its_own(mapper: Sema
     with pytest.raises(MapMismatchError, match="colours-1"):
         stranger.load(mapper.snapshot())
     assert len(stranger.snapshot()) == 0
+    narrow = replace(mapper.snapshot(), features=mapper.snapshot().features[:, :-1].copy())
+    with pytest.raises(MapMismatchError, match=r"map\.features.*channels"):
+        mapper.load(narrow)
+    assert mapper.snapshot().feature_dim == mapper.backbone.feature_dim
 
 
 def test_load_then_reset(mapper: SemanticMapper) -> None:

@@ -35,11 +35,16 @@ def check_fit(snapshot: MapSnapshot, student: Student) -> None:
 
 
 def check_features(snapshot: MapSnapshot) -> None:
-    """Every feature is finite, every voxel in reach and there once.
+    """Every feature is a finite half, every weight finite.
 
     Raises:
         PurificationError: Some are not.
     """
+    if snapshot.features.dtype != np.float16:
+        raise PurificationError("map.features", str(snapshot.features.dtype), "A map holds them as float16.")
+    lost = int((~np.isfinite(snapshot.weight)).sum())
+    if lost:
+        raise PurificationError("map.weight", f"{lost} of {len(snapshot)} voxels", "NaN or infinite: map again.")
     bad = 0
     for low in range(0, len(snapshot), _ROWS_AT_ONCE):
         bits = np.ascontiguousarray(snapshot.features[low : low + _ROWS_AT_ONCE]).view(np.uint16)

@@ -124,6 +124,16 @@ def test_features_must_be_finite(snapshot: MapSnapshot, value: float) -> None:
         purify_snapshot(replace(snapshot, features=features), STUDENT, CONFIG)
 
 
+def test_weights_must_be_finite_and_features_halves(snapshot: MapSnapshot) -> None:
+    weight = snapshot.weight.copy()
+    weight[[1, 4]] = np.nan, np.inf
+    with pytest.raises(PurificationError, match=r"map.weight: '2 of"):
+        purify_snapshot(replace(snapshot, weight=weight), STUDENT, CONFIG)
+    wide = snapshot.features.astype(np.float64)
+    with pytest.raises(PurificationError, match=r"map.features: 'float64'"):
+        purify_snapshot(replace(snapshot, features=wide), STUDENT, CONFIG)  # type: ignore[arg-type]
+
+
 def test_voxels_twice_or_out_of_reach(snapshot: MapSnapshot) -> None:
     for coords in (snapshot.coords[np.maximum(np.arange(len(snapshot)) - 1, 0)], snapshot.coords + (1 << 20)):
         with pytest.raises(PurificationError, match=r"map.coords"):
