@@ -143,7 +143,7 @@ def fill(
 
 
 def differences(given: Mapping[str, Tensor], expected: Mapping[str, Sequence[int]]) -> dict[str, list[str]]:
-    """What keeps tensors from being loaded: lists under ``missing``, ``unexpected``, ``wrong shape``, ``wrong type``."""
+    """Why tensors cannot be loaded: lists under ``missing``, ``unexpected``, ``wrong shape``, ``wrong type``."""
     optional = {*UNUSED, *DERIVED}
     shared = [key for key in expected if key in given and key not in UNUSED]
     shapes = [

@@ -14,9 +14,8 @@ from importlib import resources
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from geopurify_core.errors import BackboneError, InvalidConfigError, QueryError
+from geopurify_core.errors import QueryError
 from geopurify_core.vision.text import check_texts
 from geopurify_core.vision.xdecoder.layers import MultiHeadAttention
 from geopurify_core.vision.xdecoder.section import Section

@@ -49,7 +49,7 @@ def stages(model: XDecoder, image: Tensor | NDArray[Any], labels: Sequence[str])
 
     Returns:
         ``tok_ids_template0``, ``tok_attn_template0`` (L + 1, 77), ``lang_last_hidden_template0``,
-        ``text_embed_template0_normed`` (L + 1, C): the prompts in the first template; ``text_embed`` (L + 1, C): in all.
+        ``text_embed_template0_normed`` (L + 1, C): prompts in the first template; ``text_embed`` (L + 1, C): in all.
         ``input_padded``; ``backbone_res2`` … ``5``; ``pix_mask_features``, ``pix_transformer``, ``pix_ms0`` … ``2``.
         ``aux{i}_logits``, ``aux{i}_class_embed``, ``aux{i}_masks``: heads before the first and after each layer but the
         last; ``pred_logits`` (1, Q, L + 1), ``pred_masks`` (1, Q, h, w), ``pred_captions_class_embed`` (1, Q, C): the

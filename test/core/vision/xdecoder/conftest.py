@@ -181,3 +181,36 @@ def full_focalt(
         features = backbone(((image - mean) / std)[None])
         mask_features, _, scales = decoder(features)
     return FullFocalT(stages, features, mask_features, scales[0])
+
+
+@pytest.fixture(scope="session")
+def whole_state(reference: Callable[[str], Reference]) -> Callable[[str], dict[str, torch.Tensor]]:
+    """The whole state dict of a shrunken network: the file's, and the token embedding by the rule. A fresh dict."""
+    known: dict[str, dict[str, torch.Tensor]] = {}
+
+    def load(variant: str) -> dict[str, torch.Tensor]:
+        if variant not in known:
+            key = "sem_seg_head.predictor.lang_encoder.lang_encoder.token_embedding.weight"
+            width = reference(variant).config["MODEL"]["TEXT"]["WIDTH"]
+            known[variant] = {**reference(variant).weights(""), key: _by_rule(key, torch.empty(49408, width))}
+        return dict(known[variant])
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def network(
+    reference: Callable[[str], Reference], whole_state: Callable[[str], dict[str, torch.Tensor]]
+) -> Callable[[str, torch.dtype], Any]:
+    """A whole shrunken network with the reference's weights, built once for each variant and type."""
+    from geopurify_core.vision.xdecoder import XDecoder
+
+    known: dict[tuple[str, torch.dtype], Any] = {}
+
+    def build(variant: str, dtype: torch.dtype) -> Any:
+        if (variant, dtype) not in known:
+            config = reference(variant).config
+            known[variant, dtype] = XDecoder.from_config(config, whole_state(variant), dtype=dtype)
+        return known[variant, dtype]
+
+    return build
