@@ -22,7 +22,7 @@ _LEAST_GROUPS = 64
 
 
 class MergedRows(NamedTuple):
-    """Some groups of four rows, from group ``begin`` on; see :func:`pooling_kernels.merge_rows`."""
+    """Some groups of four rows, from group ``begin`` on; see :func:`kernels.merge_rows`."""
 
     begin: int
     first: NDArray[np.int64]

@@ -18,21 +18,21 @@ _AROUND = np.stack(np.meshgrid(*[(-1, 0, 1)] * 3, indexing="ij"), axis=-1).resha
 
 
 def rings(keys: NDArray[np.int64], changed: NDArray[np.bool_], limit: int, near_gone: NDArray[np.int64]) -> NDArray[
-    np.uint8
+    np.uint16
 ]:  # fmt: skip
     """Hops from the nearest change.
 
     Args:
         keys: (N,) keys of the voxels there are, ascending.
         changed: (N,) bool, the voxels in ring 0.
-        limit: Rings beyond it are not told apart; at most 254.
+        limit: Rings beyond it are not told apart; at most 65 534.
         near_gone: (n,) rows in ring 1 whatever is beside them: the neighbours of voxels that are gone.
 
     Returns:
-        (N,) uint8 hops, ``limit + 1`` where there are more. At the rim of the coordinates (±2^20) a voxel may count
+        (N,) uint16 hops, ``limit + 1`` where there are more. At the rim of the coordinates (±2^20) a voxel may count
         as nearer than it is.
     """
-    ring = np.full(len(keys), limit + 1, dtype=np.uint8)
+    ring = np.full(len(keys), limit + 1, dtype=np.uint16)
     ring[near_gone] = min(1, limit + 1)
     ring[changed] = 0
     frontier = np.flatnonzero(changed)

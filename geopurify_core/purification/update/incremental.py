@@ -56,11 +56,11 @@ class Reach:
     """How far a change reaches through the student.
 
     Attributes:
-        ring: (N,) uint8 hops from the change; ``2 * field + 1`` where there are more than twice the receptive field.
+        ring: (N,) uint16 hops from the change; ``2 * field + 1`` where there are more than twice the receptive field.
         field: The receptive field R, voxels; outputs of rings 0..R can differ.
     """
 
-    ring: NDArray[np.uint8]
+    ring: NDArray[np.uint16]
     field: int
 
     @property
@@ -119,7 +119,7 @@ def _run_shrinking(
     network: StudentAffinityNetwork,
     coords: NDArray[np.int32],
     inputs: torch.Tensor,
-    ring: NDArray[np.uint8],
+    ring: NDArray[np.uint16],
     field: int,
     tick: Tick,
 ) -> torch.Tensor:

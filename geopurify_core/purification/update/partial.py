@@ -93,7 +93,7 @@ def find_subgraph(
         worthwhile: Whether to go on, given the rows to be computed summed over all steps.
     """
     limit = allowed(sketch)
-    arrival = np.full(len(moved), steps, dtype=np.uint8)
+    arrival = np.full(len(moved), steps, dtype=np.uint16)
     wrong = moved
     for threshold in _THRESHOLDS:
         arrival = np.minimum(arrival, arrivals(affinity, wrong, steps, threshold))

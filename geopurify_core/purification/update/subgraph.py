@@ -34,14 +34,14 @@ _NEGLIGIBLE = 1e-2
 _GROUP = 4
 
 
-def arrivals(affinity: Affinity, wanted: NDArray[np.bool_], steps: int, threshold: float) -> NDArray[np.uint8]:
-    """(N,) uint8, hops after which the wanted rows together listen to a row with a weight of ``threshold`` or more.
+def arrivals(affinity: Affinity, wanted: NDArray[np.bool_], steps: int, threshold: float) -> NDArray[np.uint16]:
+    """(N,) uint16, hops after which the wanted rows together listen to a row with a weight of ``threshold`` or more.
 
     That is the first s with ((A^T)^s 1)_j ≥ threshold, the 1 standing on the wanted rows: 0 for these, ``steps`` where
     there is none below ``steps``. What is left out adds up, so this is a guess, to be checked by whoever uses it.
     """
     heard = wanted.astype(np.float32)
-    arrival = np.where(wanted, 0, steps).astype(np.uint8)
+    arrival = np.where(wanted, 0, steps).astype(np.uint16)
     floor = np.float32(threshold * _NEGLIGIBLE)
     for hop in range(1, steps):
         speakers = np.flatnonzero(heard > floor)
@@ -80,7 +80,7 @@ class SubGraph:
         row_steps: Rows computed, summed over all steps.
     """
 
-    def __init__(self, affinity: Affinity, arrival: NDArray[np.uint8], steps: int, device: str) -> None:
+    def __init__(self, affinity: Affinity, arrival: NDArray[np.uint16], steps: int, device: str) -> None:
         levels = np.unique([steps * stage // _STAGES for stage in range(_STAGES)] + [steps - 1])
         stage = np.searchsorted(levels, arrival)  # 0: wanted; the last: out
         rank = np.arange(len(arrival))

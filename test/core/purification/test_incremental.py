@@ -225,6 +225,17 @@ def test_a_subgraph_pools_its_wanted_rows_like_the_whole_map(compiled: bool, mon
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
 
 
+def test_as_many_steps_as_may_be_set(always_partial: None) -> None:
+    """More than a byte counts to."""
+    rng = np.random.default_rng(13)
+    snapshot, config = maps.strip(60, rng), replace(CONFIG, steps=300)
+    first = purify_snapshot(snapshot, STUDENT, config)
+    snapshot = maps.change_features(snapshot, rng)
+    found = purify_snapshot(snapshot, STUDENT, config, previous=first)
+    assert found.report.modes["pooling"] != NOTHING
+    assert_same(found, purify_snapshot(snapshot, STUDENT, config))
+
+
 def test_a_sketch_is_that_of_the_values_held(always_partial: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not of those that pooling the whole map would give: what a halo leaves out must count as movement next time."""
     monkeypatch.setattr(partial, "TOLERANCE", 0.1)
