@@ -41,7 +41,7 @@ class CoordinateMap:
     def __init__(self, coords: Any, stride: int = 1) -> None:
         self.coords = _checked(coords, stride)
         self.stride = stride
-        self.extent = (int(self.coords.min()), int(self.coords.max())) if len(self.coords) else (0, 0)
+        self.extent = _extent(self.coords)
         self.sorted_keys, self.order = _sorted(voxel_keys(self.coords))
         twice = (self.sorted_keys[1:] == self.sorted_keys[:-1]).nonzero()
         if len(twice):
@@ -96,12 +96,20 @@ def _checked(coords: Any, stride: int) -> Tensor:
     if stride < 1:
         raise SparseError("stride", stride, "Give 1 for a finest map, 2, 4, … for coarser ones.")
     if tensor.numel():
-        low, high = int(tensor.min()), int(tensor.max())
+        low, high = _extent(tensor)
         if low < -COORD_LIMIT or high >= COORD_LIMIT:
             raise SparseError("coords", (low, high), f"Coordinates must lie in [-{COORD_LIMIT}, {COORD_LIMIT}).")
         if stride > 1 and bool((tensor % stride).any()):
             raise SparseError("coords", f"stride {stride}", "Every coordinate must be a multiple of the stride.")
     return tensor.to(torch.int32, copy=True).contiguous()
+
+
+def _extent(coords: Tensor) -> tuple[int, int]:
+    """Least and greatest number. By numpy on the CPU: torch's reduction waits for all cores, as its sort does."""
+    if not coords.numel():
+        return 0, 0
+    values: Any = coords.numpy() if coords.device.type == "cpu" else coords
+    return int(values.min()), int(values.max())
 
 
 def _as_tensor(coords: Any) -> Tensor:

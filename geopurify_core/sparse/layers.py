@@ -15,6 +15,7 @@ from geopurify_core.errors import SparseError
 from geopurify_core.sparse.convolution import convolve
 from geopurify_core.sparse.kernel_map import KernelMap
 from geopurify_core.sparse.tensor import SparseTensor
+from geopurify_core.sparse.workers import share_rows
 
 
 class _Convolution(nn.Module):
@@ -118,7 +119,18 @@ class SparseBatchNorm(nn.Module):
             )
         if self.training and x.features.shape[0] < 2:
             raise SparseError("features.shape", tuple(x.features.shape), "Statistics of a batch need two rows or more.")
-        return x.replace(self.bn(x.features))
+        return x.replace(self._in_blocks(x.features) if without_autograd(x.features) else self.bn(x.features))
+
+    def _in_blocks(self, features: Tensor) -> Tensor:
+        if self.training:
+            return self.bn(features)  # type: ignore[no-any-return]
+        out = torch.empty_like(features)
+
+        def normalise(low: int, high: int) -> None:
+            out[low:high] = self.bn(features[low:high])
+
+        share_rows(normalise, len(out))
+        return out
 
 
 class SparseReLU(nn.Module):
@@ -130,7 +142,27 @@ class SparseReLU(nn.Module):
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         """(V, C) to (V, C)."""
-        return x.replace(torch.relu_(x.features) if self.inplace else torch.relu(x.features))
+        return x.replace(add_relu_(x.features) if self.inplace else torch.relu(x.features))
+
+
+def add_relu_(features: Tensor, other: Tensor | None = None) -> Tensor:
+    """max(features + other, 0), in place; both (V, C)."""
+    if not without_autograd(features):
+        return (features if other is None else features.add_(other)).relu_()
+
+    def add_and_cut(low: int, high: int) -> None:
+        rows = features[low:high]
+        if other is not None:
+            rows.add_(other[low:high])
+        rows.relu_()
+
+    share_rows(add_and_cut, len(features))
+    return features
+
+
+def without_autograd(features: Tensor) -> bool:
+    """On the CPU, and no gradients are being recorded: rows may be worked on in any thread."""
+    return features.device.type == "cpu" and not torch.is_grad_enabled()
 
 
 def check_halving(kernel_size: int, stride: int) -> None:

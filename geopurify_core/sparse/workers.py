@@ -14,6 +14,7 @@ from functools import lru_cache
 
 import torch
 
+_ROWS = 4096
 _starting = threading.Lock()
 
 
@@ -49,3 +50,21 @@ def share_blocks(work: Callable[[Iterator[int]], None], num_blocks: int) -> None
         pool = _pool(threads, os.getpid())
     for future in [pool.submit(run) for _ in range(min(threads, num_blocks))]:
         future.result()
+
+
+def share_rows(work: Callable[[int, int], None], num_rows: int) -> None:
+    """Call ``work(low, high)`` on blocks of rows, shared among threads in the same way.
+
+    Torch's own loops over an array end with a barrier, at which a thread waits as long as others hold its core: on two
+    busy cores 10 to 20 ms for something that takes half of one.
+    """
+    blocks = -(-num_rows // _ROWS)
+    if blocks < 2:
+        work(0, num_rows)
+        return
+
+    def draw(numbers: Iterator[int]) -> None:
+        for number in numbers:
+            work(number * _ROWS, min((number + 1) * _ROWS, num_rows))
+
+    share_blocks(draw, blocks)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from geopurify_core.errors import InvalidConfigError, PurificationError, SparseError
 from geopurify_core.sparse import CoordinateMap, SparseTensor
 from geopurify_core.sparse.engine import Engine, load_engine
+from geopurify_core.sparse.layers import add_relu_
 
 GEOMETRY_CHANNELS = 6  # r g b nx ny nz, after the semantic ones
 _MAP_BYTES = 27 * 8 + 64  # most kernel map and keys a voxel can cost
@@ -38,12 +39,12 @@ class ResidualBlock(nn.Module):
     def first_half(self, x: Any) -> Any:
         """relu(norm1(conv1(x)))."""
         h = self.norm1(self.conv1(x))
-        return h.replace(h.features.relu_())
+        return h.replace(add_relu_(h.features))
 
     def second_half(self, h: Any, x: Any) -> Any:
         """relu(x + norm2(conv2(h)))."""
         h = self.norm2(self.conv2(h))
-        return h.replace(h.features.add_(x.features).relu_())
+        return h.replace(add_relu_(h.features, x.features))
 
     def forward(self, x: Any) -> Any:
         """(V, C) to (V, C) on the same voxels."""

@@ -23,6 +23,7 @@ from geopurify_core.sparse import (
 )
 from geopurify_core.sparse import product as product_module
 from geopurify_core.sparse.convolution import _offset_by_offset, row_sums
+from geopurify_core.sparse.layers import add_relu_
 
 Blob = Callable[..., Tensor]
 
@@ -321,3 +322,20 @@ def test_narrow_layers_without_buffers(
     single.features[0] = torch.nan
     reached = (coords - coords[0]).abs().amax(dim=1) <= 1
     assert torch.equal(layer(single).features.isnan().any(dim=1), reached)
+
+
+def test_rows_in_threads_are_the_rows_at_once() -> None:
+    """Inference normalises and cuts block by block in threads, training in one go: the same bits."""
+    side = 22  # several blocks of rows
+    coords = torch.stack(torch.meshgrid(*[torch.arange(side)] * 3, indexing="ij"), dim=-1).reshape(-1, 3)
+    x, norm = SparseTensor(torch.randn(len(coords), 5), CoordinateMap(coords)), SparseBatchNorm(5)
+    norm(x)
+    norm.eval()
+    other = torch.randn_like(x.features)
+    expected = norm(x).features.detach()
+    with torch.inference_mode():
+        assert torch.equal(norm(x).features, expected)
+        assert torch.equal(add_relu_(x.features.clone(), other), torch.relu(x.features + other))
+        assert torch.equal(add_relu_(x.features.clone()), torch.relu(x.features))
+        norm.train()(x)  # statistics need all rows at once
+    assert int(norm.bn.num_batches_tracked) == 2
