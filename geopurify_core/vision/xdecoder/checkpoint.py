@@ -233,9 +233,9 @@ def convert(source: str | Path, destination: str | Path, variant: str | Mapping[
         raise BackboneError("destination", str(destination), "Give a file name that ends in .safetensors.")
     network = XDecoder.from_checkpoint(source, variant)
     tensors = {key: value.contiguous().clone() for key, value in network.state_dict().items()}
-    metadata = {"format": "pt", "source": Path(source).name}
-    if isinstance(variant, str):
-        metadata["variant"] = canonical(variant)
+    known = canonical(variant) if isinstance(variant, str) else ""
+    # One entry: safetensors writes several in random order, and equal weights should have equal checksums.
+    metadata = {"variant": known} if known in VARIANTS else {"format": "pt"}
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
@@ -251,5 +251,8 @@ def convert(source: str | Path, destination: str | Path, variant: str | Mapping[
 
 def sha256_of(path: str | Path) -> str:
     """sha256 of a file, hexadecimal."""
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from geopurify_core.vision.xdecoder.language import LanguageEncoder, unit
+from geopurify_core.vision.xdecoder.language import LanguageEncoder, table, uniform, unit
 from geopurify_core.vision.xdecoder.layers import (
     LAYER_NORM_EPS,
     MultiHeadAttention,
@@ -178,9 +178,9 @@ class MaskedDecoder(nn.Module):
         super().__init__()
         config = DecoderConfig.from_section(model)
         self.config = config
-        self.query_feat = nn.Embedding(config.queries, config.dim)
-        self.query_embed = nn.Embedding(config.queries, config.dim)
-        self.level_embed = nn.Embedding(LEVELS, config.dim)
+        self.query_feat = table(config.queries, config.dim)
+        self.query_embed = table(config.queries, config.dim)
+        self.level_embed = table(LEVELS, config.dim)
         projected = config.own_projection or config.in_dim != config.dim
         self.input_proj = nn.ModuleList(
             nn.Conv2d(config.in_dim, config.dim, 1) if projected else nn.Identity() for _ in range(LEVELS)
@@ -189,15 +189,13 @@ class MaskedDecoder(nn.Module):
         self.transformer_self_attention_layers = nn.ModuleList(SelfAttention(config) for _ in range(config.layers))
         self.transformer_ffn_layers = nn.ModuleList(FeedForward(config) for _ in range(config.layers))
         self.decoder_norm = nn.LayerNorm(config.dim, eps=LAYER_NORM_EPS)
-        self.class_embed = nn.Parameter(torch.empty(config.dim, config.out_dim))
+        self.class_embed = nn.Parameter(uniform(config.dim, config.out_dim))
         self.mask_embed = MaskEmbed(config.dim, config.mask_dim)
         self.lang_encoder = LanguageEncoder(model.section("TEXT"), config.out_dim)
         # For captioning only.
-        self.caping_embed = nn.Parameter(torch.empty(config.dim, config.out_dim))
-        self.pos_embed_caping = nn.Embedding(config.caption_length, config.dim)
+        self.caping_embed = nn.Parameter(uniform(config.dim, config.out_dim))
+        self.pos_embed_caping = table(config.caption_length, config.dim)
         self.register_buffer("self_attn_mask", blocked_self_attention(config.queries, config.caption_length))
-        for projection in (self.class_embed, self.caping_embed):
-            nn.init.trunc_normal_(projection, std=0.02)
 
     def forward(self, scales: Sequence[Tensor], mask_features: Tensor, every_layer: bool = False) -> list[Heads]:
         """Decode one batch.
@@ -272,7 +270,8 @@ def blocked_self_attention(queries: int, caption_length: int) -> Tensor:
     token sees all queries and the tokens up to itself.
     """
     size = queries + caption_length
-    blocked = torch.ones(size, size, dtype=torch.bool).triu(1)
+    order = torch.arange(size)
+    blocked = order > order[:, None]
     blocked[:queries, :queries] = False
     blocked[: queries - 1, queries - 1] = True
     blocked[queries - 1, : queries - 1] = True

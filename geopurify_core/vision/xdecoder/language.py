@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib import resources
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from geopurify_core.errors import QueryError
 from geopurify_core.vision.text import check_texts
@@ -36,7 +38,19 @@ def templates() -> tuple[str, ...]:
 
 def unit(x: Tensor) -> Tensor:
     """Rows divided by their length; 1e-7 is added to the length, as the reference does."""
-    return x / (x.norm(dim=-1, keepdim=True) + NORM_EPS)
+    length: Tensor = x.norm(dim=-1, keepdim=True)
+    return x / (length + NORM_EPS)
+
+
+def uniform(*shape: int) -> Tensor:
+    """Small random numbers. Not normal ones: to plan those without memory, torch first loads its compiler, 3 s."""
+    return torch.empty(*shape).uniform_(-0.05, 0.05)
+
+
+def table(rows: int, width: int) -> nn.Embedding:
+    """An embedding of small random vectors, for the same reason."""
+    embedding: nn.Embedding = nn.Embedding.from_pretrained(uniform(rows, width))  # type: ignore[no-untyped-call]
+    return embedding
 
 
 class QuickGELU(nn.Module):
@@ -75,9 +89,8 @@ class TextTransformer(nn.Module):
 
     def __init__(self, width: int, heads: int, layers: int, context_length: int) -> None:
         super().__init__()
-        self.token_embedding = nn.Embedding(VOCABULARY, width)
-        self.positional_embedding = nn.Parameter(torch.empty(context_length, width))
-        nn.init.normal_(self.positional_embedding, std=0.01)
+        self.token_embedding = table(VOCABULARY, width)
+        self.positional_embedding = nn.Parameter(uniform(context_length, width))
         self.resblocks = nn.ModuleList(TextBlock(width, heads) for _ in range(layers))
         self.ln_final = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
 
@@ -114,8 +127,7 @@ class LanguageEncoder(nn.Module):
         if self.context_length < 3:
             raise text.error("CONTEXT_LENGTH", "Leave room for start, text and end: 3 or more.")
         self.lang_encoder = TextTransformer(width, heads, text.integer("LAYERS"), self.context_length)
-        self.lang_proj = nn.Parameter(torch.empty(width, dim))
-        nn.init.normal_(self.lang_proj, std=0.02)
+        self.lang_proj = nn.Parameter(uniform(width, dim))
         self.logit_scale = nn.Parameter(torch.tensor(float(np.log(1 / 0.07))))
 
     @property
@@ -138,20 +150,13 @@ class LanguageEncoder(nn.Module):
         distinct = list(dict.fromkeys(prompts))
         ids = ClipTokenizer(self.context_length).rows(distinct)
         length = lengths(ids)
-        order = np.argsort(length, kind="stable")
-        device, dtype = self.lang_proj.device, self.lang_proj.dtype
-        out = torch.empty(len(distinct), self.dim, device=device, dtype=dtype)
-        start = 0
-        while start < len(order):
-            rows = order[start : start + max(1, chunk_tokens // int(length[order[start]]))]
-            longest = length[rows]
-            fits = int(np.searchsorted(longest * np.arange(1, len(rows) + 1), chunk_tokens, side="right"))
-            rows = rows[: max(1, fits)]
+        device = self.lang_proj.device
+        out = self.lang_proj.new_empty(len(distinct), self.dim)
+        for rows in _runs(length, chunk_tokens):
             chunk = torch.from_numpy(ids[rows, : length[rows[-1]]]).to(device)
             out[torch.from_numpy(rows).to(device)] = self(chunk)
-            start += len(rows)
         place = {prompt: i for i, prompt in enumerate(distinct)}
-        return out[torch.tensor([place[prompt] for prompt in prompts], device=device, dtype=torch.long)]
+        return out[torch.tensor([place[prompt] for prompt in prompts], device=device)]
 
     def embed_labels(self, labels: Sequence[str], wordings: Sequence[str] | None = None) -> Tensor:
         """(n, dim) unit vectors: the mean over the templates of each prompt's unit vector, normalised.
@@ -168,8 +173,8 @@ class LanguageEncoder(nn.Module):
         if not patterns:
             raise QueryError("templates", [], "Give at least one prompt template.")
         prompts = [pattern.replace("{}", name) for name in map(_bare, checked) for pattern in patterns]
-        mean = self.embed_prompts(prompts).unflatten(0, (len(checked), len(patterns))).mean(dim=1)
-        return mean / mean.norm(dim=-1, keepdim=True)
+        mean = self.embed_prompts(prompts).reshape(len(checked), len(patterns), self.dim).mean(dim=1)
+        return F.normalize(mean, dim=-1)
 
     def logits(self, class_embed: Tensor, text: Tensor) -> Tensor:
         """exp(logit_scale) · cos(class embedding, text): (…, dim) and (n, dim) → (…, n)."""
@@ -182,6 +187,16 @@ class LanguageEncoder(nn.Module):
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+
+def _runs(length: NDArray[np.int64], tokens: int) -> Iterator[NDArray[np.int64]]:
+    """Row numbers by growing length, in runs whose count times longest is at most ``tokens`` (one row at least)."""
+    order = np.argsort(length, kind="stable")
+    start = 0
+    for stop in range(1, len(order) + 1):
+        if stop == len(order) or (stop + 1 - start) * length[order[stop]] > tokens:
+            yield order[start:stop]
+            start = stop
 
 
 def check_labels(labels: Sequence[str]) -> list[str]:

@@ -23,7 +23,7 @@ from geopurify_core.errors import BackboneError
 from geopurify_core.vision.xdecoder import checkpoint, postprocess, trace
 from geopurify_core.vision.xdecoder.decoder import MaskedDecoder
 from geopurify_core.vision.xdecoder.image import build_backbone, build_pixel_decoder
-from geopurify_core.vision.xdecoder.language import LanguageEncoder
+from geopurify_core.vision.xdecoder.language import LanguageEncoder, uniform
 from geopurify_core.vision.xdecoder.section import Section
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
@@ -99,8 +99,7 @@ class XDecoder(nn.Module):
         self.pixel_mean, self.pixel_std = _pixel_statistics(config)
         # For captioning and training only.
         width = model.integer("BACKBONE_DIM", self.backbone.channels["res5"])
-        self.backbone_proj = nn.Parameter(torch.empty(width, self.dim))
-        nn.init.trunc_normal_(self.backbone_proj, std=0.02)
+        self.backbone_proj = nn.Parameter(uniform(width, self.dim))
         no_object = model.section("DECODER").number("NO_OBJECT_WEIGHT", 0.1)
         self.criterion = Criterion(model.section("ENCODER").integer("NUM_CLASSES", 133), no_object)
         self.eval().requires_grad_(False)
