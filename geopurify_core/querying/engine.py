@@ -185,7 +185,7 @@ class QueryEngine:
 
     @cached_property
     def _lazy_index(self) -> FeatureIndex:
-        return FeatureIndex(self._source, self._bank, purified=bool(self.snapshot.purified))
+        return FeatureIndex(self._source, self._bank)
 
     @property
     def _up(self) -> NDArray[np.float64]:

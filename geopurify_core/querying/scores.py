@@ -8,9 +8,6 @@ a voxel's feature, unit t for the text, and μ the mean of the bank's unit embed
     z(f, t)  = (cc(f, t) − mean_b cc(b, t)) / std_b cc(b, t)   in units of how such nouns scatter around this text
     score    = z · |f|/(|f| + τ) · w/(w + ω)                nothing seen, nothing claimed; a glimpse proves little
 
-In a purified map the last factor is left out. Each voxel is a mean over hundreds, so no answer rests on a glimpse, and
-the mean of their weights tells how near cameras came (docs/querying.md has what leaving it out is worth).
-
 Subtracting the mean score over the bank from each voxel (f·t − mean_b f·b) is what f·(t − μ) computes without a single
 product with the bank, so 200 contrast prompts cost no more than one. Every term needs one dot product per text, plus
 f·μ and |f| once per snapshot.
@@ -117,18 +114,22 @@ class FeatureIndex:
     Args:
         source: Products with the features of the map, and their weights.
         bank: The contrast bank in the same space.
-        purified: Whether features are means over neighbours; then their weights do not count.
     """
 
-    def __init__(self, source: FeatureSource, bank: ContrastBank, purified: bool = False) -> None:
+    def __init__(self, source: FeatureSource, bank: ContrastBank) -> None:
         self._source = source
+        weight = source.weight
         projection, length = source.mean_dot_and_length(bank.mean)
         inverse = np.where(length > 0, 1.0 / np.maximum(length, 1e-12), 0.0).astype(np.float32)
         mean_square = float(bank.mean @ bank.mean)
         distance = np.sqrt(np.maximum(1.0 - 2.0 * projection * inverse + mean_square, _MIN_DISTANCE**2))
+        strong = float(np.quantile(length, _CERTAINTY_QUANTILE)) if len(length) else 0.0
+        usual = float(np.median(weight)) if len(weight) else 0.0
+        certainty = length / np.maximum(length + _CERTAINTY_SHARE * strong, 1e-12)
+        certainty *= weight / np.maximum(weight + _WEIGHT_SHARE * usual, 1e-12)
         self._gain = (inverse / distance).astype(np.float32)
         self._inverse_distance = (1.0 / distance).astype(np.float32)
-        self.certainty = _certainty(length, None if purified else source.weight)
+        self.certainty = certainty.astype(np.float32)
 
     def centred_cosines(self, directions: list[TextDirection]) -> NDArray[np.float32]:
         """cc(f, t) for every text and voxel, (n, N) float32."""
@@ -145,14 +146,3 @@ class FeatureIndex:
             row -= np.float32(direction.bank_mean)
             row *= self.certainty * np.float32(1.0 / direction.bank_std)
         return result
-
-
-def _certainty(length: NDArray[np.float32], weight: NDArray[np.float32] | None) -> NDArray[np.float32]:
-    """(N,) |f|/(|f| + τ), times w/(w + ω) where there are weights; τ and ω from the map itself."""
-    if not len(length):
-        return np.zeros(0, dtype=np.float32)
-    strong = float(np.quantile(length, _CERTAINTY_QUANTILE))
-    certainty = length / np.maximum(length + _CERTAINTY_SHARE * strong, 1e-12)
-    if weight is not None:
-        certainty *= weight / np.maximum(weight + _WEIGHT_SHARE * float(np.median(weight)), 1e-12)
-    return np.asarray(certainty, dtype=np.float32)

@@ -132,14 +132,3 @@ def test_both_sources_agree_on_a_real_map() -> None:
     (mine, _), (theirs, _) = engines["scores"].segment(labels), engines["features"].segment(labels)
     differ = mine[order] != theirs
     assert differ.mean() < 0.005
-
-
-def test_the_weights_of_a_purified_map_do_not_count(naive: NaivePurification, encoder: Any) -> None:
-    """They are means over neighbours: how near cameras came, not how sure a voxel is."""
-    purified = naive.as_snapshot()
-    other = np.random.default_rng(3).uniform(0.1, 9, len(purified)).astype(np.float32)
-    raw = replace(purified, purified="")
-    for snapshot, same in ((purified, True), (raw, False)):
-        before = QueryEngine(snapshot, encoder).query(["chair"])[0].scores
-        after = QueryEngine(replace(snapshot, weight=other), encoder).query(["chair"])[0].scores
-        assert np.array_equal(before, after) == same
