@@ -18,7 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from geopurify_core.vision.xdecoder.layers import LAYER_NORM_EPS, Mlp, channels_first, channels_last
+from geopurify_core.vision.xdecoder.layers import (
+    LAYER_NORM_EPS,
+    BlockedConv2d,
+    Mlp,
+    channels_first,
+    channels_last,
+)
 from geopurify_core.vision.xdecoder.section import Section
 
 _STAGE_NAMES = ("res2", "res3", "res4", "res5")
@@ -102,7 +108,7 @@ class ConvEmbed(nn.Module):
         super().__init__()
         inputs = config.dims[stage - 1] if stage else 3
         self.prenorm = config.patch_prenorms[stage]
-        self.proj = nn.Conv2d(
+        self.proj = BlockedConv2d(
             inputs,
             config.dims[stage],
             config.patch_sizes[stage],

@@ -20,7 +20,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from geopurify_core.vision.xdecoder.layers import LAYER_NORM_EPS, Mlp, channels_first, channels_last
+from geopurify_core.vision.xdecoder.layers import (
+    LAYER_NORM_EPS,
+    BlockedConv2d,
+    Mlp,
+    channels_first,
+    channels_last,
+)
 from geopurify_core.vision.xdecoder.section import Section
 
 FLAVOURS = ("focal", "focal_dw")
@@ -123,7 +129,7 @@ class PatchEmbed(nn.Module):
         if config.conv_embed:
             kernel, padding = (7, 3 if config.depthwise else 2) if stem else (3, 1)
         self.stride = stride
-        self.proj = nn.Conv2d(inputs, outputs, kernel, stride, padding)
+        self.proj = BlockedConv2d(inputs, outputs, kernel, stride, padding)
         self.norm = nn.LayerNorm(outputs, eps=LAYER_NORM_EPS) if config.patch_norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:

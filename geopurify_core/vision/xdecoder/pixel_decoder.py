@@ -25,6 +25,8 @@ from torch.nn import functional as F
 from geopurify_core.errors import BackboneError
 from geopurify_core.vision.xdecoder.layers import (
     LAYER_NORM_EPS,
+    PYRAMID_BLOCK,
+    BlockedConv2d,
     ConvNorm,
     MultiHeadAttention,
     channels_last,
@@ -162,7 +164,7 @@ class PixelDecoder(nn.Module):
             self.add_module(f"adapter_{level}", ConvNorm(channels[name], config.dim, 1, config.norm))
         for level in range(1, len(config.in_features) + 1):
             self.add_module(f"layer_{level}", ConvNorm(config.dim, config.dim, 3, config.norm, relu=True))
-        self.mask_features = nn.Conv2d(config.dim, config.mask_dim, 3, padding=1)
+        self.mask_features = BlockedConv2d(config.dim, config.mask_dim, 3, padding=1, block=PYRAMID_BLOCK)
 
     def forward(self, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
         """One pass down and up.

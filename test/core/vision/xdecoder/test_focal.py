@@ -56,7 +56,6 @@ def test_stages_are_the_references(
         assert np.abs(feature.numpy() - expected).max() <= tolerance, name  # values up to 6
 
 
-@pytest.mark.slow
 def test_full_size_focal_t_is_the_references(full_focalt: Any) -> None:
     for name, stride in (("res2", 8), ("res3", 4), ("res4", 2), ("res5", 1)):
         key = f"backbone_{name}_s{stride}" if stride > 1 else f"backbone_{name}"

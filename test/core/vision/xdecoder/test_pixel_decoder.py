@@ -14,7 +14,11 @@ from geopurify_core.errors import BackboneError, InvalidConfigError
 torch = pytest.importorskip("torch")
 
 from geopurify_core.vision.xdecoder.image import build_backbone, build_pixel_decoder  # noqa: E402
-from geopurify_core.vision.xdecoder.layers import MultiHeadAttention, sine_position_encoding  # noqa: E402
+from geopurify_core.vision.xdecoder.layers import (  # noqa: E402
+    BlockedConv2d,
+    MultiHeadAttention,
+    sine_position_encoding,
+)
 from geopurify_core.vision.xdecoder.pixel_decoder import EncoderLayer, PixelDecoderConfig  # noqa: E402
 
 PREFIX = "sem_seg_head.pixel_decoder."
@@ -62,7 +66,6 @@ def test_after_the_backbone_every_stage_is_the_references(
         assert np.abs(output.numpy() - data.stages[name]).max() <= tolerance, name  # values up to 4.5
 
 
-@pytest.mark.slow
 def test_full_size_is_the_references(full_focalt: Any) -> None:
     mask_features = full_focalt.mask_features[..., ::8, ::8].numpy()
     for got, key in ((mask_features, "pix_mask_features_s8"), (full_focalt.coarsest.numpy(), "pix_ms0")):
@@ -106,6 +109,21 @@ def test_encoder_layer_is_torchs_when_all_stand_in_one_place(pre_norm: bool) -> 
     x = torch.randn(2, 6, 12, dtype=torch.float64)
     got = ours(x, torch.zeros(6, 12, dtype=torch.float64))
     assert torch.allclose(got, theirs(x), rtol=0, atol=1e-12)
+
+
+def test_convolution_in_blocks_is_the_convolution_with_fewer_digits_lost() -> None:
+    torch.manual_seed(0)
+    blocked = BlockedConv2d(256, 8, 3, stride=2, padding=1, block=32)
+    plain = torch.nn.Conv2d(256, 8, 3, stride=2, padding=1)
+    plain.load_state_dict(blocked.state_dict())
+    x = torch.randn(2, 256, 9, 11)
+    with torch.inference_mode():
+        got, usual = blocked(x), plain(x)
+        exact = blocked.double()(x.double())
+    assert torch.equal(exact, plain.double()(x.double()))
+    assert torch.allclose(got, exact.float(), rtol=0, atol=2e-6)
+    # Rounding depends on the processor: no worse than usual, with room for luck.
+    assert (got - exact).square().mean() <= 1.5 * (usual - exact).square().mean()
 
 
 def test_positions_follow_detrs_formula() -> None:
