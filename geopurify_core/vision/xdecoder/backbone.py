@@ -159,7 +159,8 @@ class XDecoderBackbone:
         return spread(vectors, query, own, self.settings.stride)
 
     def _logits(self, answer: QueryOutputs) -> Tensor:
-        return self._network.model.logits(answer.class_embeds, self._class_vectors())
+        logits: Tensor = self._network.model.logits(answer.class_embeds, self._class_vectors())
+        return logits
 
     def _class_vectors(self) -> Tensor:
         """(L + 1, C) text vectors of the labels, or of the reference words, and of the background; encoded once."""
