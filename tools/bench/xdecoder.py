@@ -71,7 +71,6 @@ def case(variant: str, repeats: int) -> dict[str, Any]:
                 "plain_network_ms": theirs,
             }
             figures[f"{precision}_encode_image_ms"] = _best_ms((lambda: network.encode_image(rgb),), repeats)[0]  # noqa: B023
-        figures["plain_peak_memory_mib"] = _peak_mib(device)
     return result
 
 
