@@ -84,7 +84,7 @@ class FusionConfig:
 class BackboneConfig:
     """The 2D vision-language network."""
 
-    name: str = setting("nano", "Registry name: nano, segmenter, detector, composite, ….")
+    name: str = setting("nano", "Registry name: nano, segmenter, detector, composite, xdecoder, ….")
     options: dict[str, Any] = setting({}, "Keyword options of that backbone (for example config: my_model.yaml).")
 
 
