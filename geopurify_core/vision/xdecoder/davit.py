@@ -170,10 +170,10 @@ class WindowAttention(nn.Module):
         x = F.pad(x, (0, 0, 0, -width % self.window, 0, -height % self.window))
         rows, columns = x.shape[1] // self.window, x.shape[2] // self.window
         # (B, rows, window, columns, window, dim) → (B rows columns, window², dim)
-        x = x.unflatten(2, (columns, self.window)).unflatten(1, (rows, self.window))
+        x = torch.unflatten(torch.unflatten(x, 2, (columns, self.window)), 1, (rows, self.window))
         windows = x.transpose(2, 3).flatten(3, 4).flatten(0, 2)
         y: Tensor = self.proj(self._attend(windows))
-        y = y.unflatten(1, (self.window, self.window)).unflatten(0, (-1, rows, columns))
+        y = torch.unflatten(torch.unflatten(y, 1, (self.window, self.window)), 0, (-1, rows, columns))
         return y.transpose(2, 3).flatten(3, 4).flatten(1, 2)[:, :height, :width]
 
     def _attend(self, windows: Tensor) -> Tensor:
@@ -201,7 +201,7 @@ class ChannelAttention(nn.Module):
         attention = torch.softmax((q * tokens**-0.5).transpose(-1, -2) @ k, dim=-1)
         mixed = (attention @ v.transpose(-1, -2)).permute(0, 3, 1, 2).flatten(2)
         y: Tensor = self.proj(mixed)
-        return y.unflatten(1, (height, width))
+        return torch.unflatten(y, 1, (height, width))
 
 
 def _block(config: DaViTConfig, stage: int, name: str, attention: nn.Module) -> nn.Sequential:

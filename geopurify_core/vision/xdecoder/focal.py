@@ -15,6 +15,7 @@ in the padding of the very first convolution: ``focal`` (Focal-L) and ``focal_dw
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -116,7 +117,7 @@ class FocalConfig:
 
     def dim(self, stage: int) -> int:
         """Channels of a stage."""
-        return self.embed_dim * 2**stage
+        return self.embed_dim << stage
 
 
 class PatchEmbed(nn.Module):
@@ -171,7 +172,7 @@ class FocalModulation(nn.Module):
     def _gather(self, context: Tensor, gates: Tensor) -> Tensor:
         """Σ_l g_l ⊙ z_l / (L + 1) from z_0 (B, dim, H, W) and the gates (B, L + 1, H, W)."""
         # One number per cell is divided here instead of one per cell and channel at the end.
-        *level_gates, whole_gate = (gates / self.divisor).split(1, dim=1)
+        *level_gates, whole_gate = torch.split(gates / self.divisor, 1, dim=1)
         gathered = torch.zeros_like(context)
         for focal_layer, gate in zip(self.focal_layers, level_gates, strict=True):
             context = focal_layer(context)
@@ -198,11 +199,9 @@ class FocalBlock(nn.Module):
         self.modulation = FocalModulation(config, stage)
         self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         self.mlp = Mlp(dim, int(dim * config.mlp_ratio))
-        if config.layer_scale:
-            self.gamma_1 = nn.Parameter(torch.full((dim,), _LAYER_SCALE))
-            self.gamma_2 = nn.Parameter(torch.full((dim,), _LAYER_SCALE))
-        else:
-            self.gamma_1 = self.gamma_2 = None
+        self.gamma_1, self.gamma_2 = (
+            nn.Parameter(torch.full((dim,), _LAYER_SCALE)) if config.layer_scale else None for _ in range(2)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, dim), the same shape out."""
@@ -284,6 +283,7 @@ class FocalNet(nn.Module):
             name = _STAGE_NAMES[stage]
             if name in self.channels:
                 features[name] = channels_first(self.get_submodule(f"norm{stage}")(x))
-            if layer.downsample is not None:
-                x = layer.downsample(channels_first(x))
+            downsample = cast("nn.Module | None", layer.downsample)
+            if downsample is not None:
+                x = downsample(channels_first(x))
         return features

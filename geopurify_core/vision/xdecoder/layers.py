@@ -76,7 +76,7 @@ class BlockedConv2d(nn.Conv2d):
         """(B, inputs, H, W) → (B, outputs, H', W')."""
         if input.device.type != "cpu" or input.dtype != torch.float32 or self.kernel_size == (1, 1):
             return super().forward(input)
-        inputs, weights = input.split(self.block, dim=1), self.weight.split(self.block, dim=1)
+        inputs, weights = torch.split(input, self.block, dim=1), torch.split(self.weight, self.block, dim=1)
         y = F.conv2d(inputs[0], weights[0], self.bias, self.stride, self.padding)
         for x, weight in zip(inputs[1:], weights[1:], strict=True):
             y += F.conv2d(x, weight, None, self.stride, self.padding)
@@ -134,7 +134,7 @@ class MultiHeadAttention(nn.Module):
         return y
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return torch.unflatten(x, -1, (self.heads, -1)).transpose(1, 2)
 
 
 def sine_position_encoding(

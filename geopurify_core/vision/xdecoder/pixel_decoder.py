@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -142,7 +143,7 @@ class Encoder(nn.Module):
         for layer in self.layers:
             tokens = layer(tokens, position)
         y: Tensor = self.norm(tokens)
-        return y.transpose(1, 2).unflatten(2, (height, width))
+        return torch.unflatten(y.transpose(1, 2), 2, (height, width))
 
 
 class PixelDecoder(nn.Module):
