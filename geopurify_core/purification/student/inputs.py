@@ -40,8 +40,3 @@ def student_inputs(snapshot: MapSnapshot, rows: NDArray[np.integer] | None = Non
     inputs[:, channels : channels + 3] = torch.from_numpy(snapshot.rgb[wanted] / np.float32(255))
     inputs[:, channels + 3 :] = torch.from_numpy(fill_normals(snapshot.coords, snapshot.normals, wanted))
     return inputs
-
-
-def geometry_inputs(rgb: NDArray[np.integer], normals: NDArray[np.floating]) -> NDArray[np.float32]:
-    """(V, 6) float32 ``[r g b in 0..1 | nx ny nz]`` of (V, 3) uint8 colours and (V, 3) normals, as for a map."""
-    return np.concatenate([rgb.astype(np.float32) / np.float32(255), normals.astype(np.float32)], axis=1)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from geopurify_core.errors import PurificationError
 from geopurify_core.mapping.snapshot import MapSnapshot
-from geopurify_core.purification.student.inputs import INPUT_RADIUS, geometry_inputs, student_inputs
+from geopurify_core.purification.student.inputs import INPUT_RADIUS, student_inputs
 from geopurify_core.purification.student.voxelise import mean_attributes, random_frame, voxelise_points
 
 
@@ -58,14 +58,6 @@ def test_order_and_scales() -> None:
     np.testing.assert_allclose(normal[known], given_map.normals[known].astype(np.float64), atol=1e-3)
     np.testing.assert_allclose(np.linalg.norm(normal[known], axis=1), 1, atol=1e-6)
     assert (np.linalg.norm(normal[~known], axis=1) > 0.99).mean() > 0.9  # estimated
-
-
-def test_colours_and_normals_alone_have_the_same_scales() -> None:
-    given_map = snapshot()
-    found = geometry_inputs(given_map.rgb, given_map.normals)
-    known = np.arange(300) % 3 != 0
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found[known], student_inputs(given_map).numpy()[known, 5:], atol=1e-3)
 
 
 def test_inputs_share_nothing_with_the_map() -> None:
