@@ -181,7 +181,7 @@ def test_conversion_keeps_every_tensor_and_gives_the_files_checksum(
     official: Path, config: dict[str, Any], state: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     target = tmp_path / "new" / "small.safetensors"
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, "geopurify_core"):
         digest = checkpoint.convert(official, target, config)
     assert digest == hashlib.sha256(target.read_bytes()).hexdigest() and digest in caplog.text
     assert [path.name for path in target.parent.iterdir()] == ["small.safetensors"]
