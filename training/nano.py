@@ -8,11 +8,8 @@ from 1000 on are rendered for training; 100 to 119 serve the scores.
 from __future__ import annotations
 
 import argparse
-import copy
-import json
 import logging
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +22,7 @@ from geopurify_core.vision.nano_net import MEAN, STD, NanoNet, count_parameters
 from training.nano_augment import augment
 from training.nano_text import Anchors, load_anchors
 from training.nano_views import FIRST_TRAINING_SEED, NOTHING, Views, render_views
+from training.run import BaseTrainer, add_recipe, recipe_of, run_to_end, warm_cosine
 
 log = logging.getLogger("training.nano")
 
@@ -132,103 +130,33 @@ def loss_at(
 
 def learning_rate(step: int, recipe: Recipe) -> float:
     """Linear warm-up over 4 % of the steps, then a cosine down to zero."""
-    warm = max(1, int(0.04 * recipe.steps))
-    if step < warm:
-        return recipe.lr * (step + 1) / warm
-    return recipe.lr * 0.5 * (1 + float(np.cos(np.pi * (step - warm) / max(1, recipe.steps - warm))))
+    return warm_cosine(step, recipe.steps, recipe.lr, warm=0.04)
 
 
-class Trainer:
-    """Holds what a checkpoint must hold, so that an interrupted run goes on as if nothing had happened."""
+class Trainer(BaseTrainer):
+    """``nano``, its views and its text anchors."""
 
     def __init__(self, recipe: Recipe, views: Views, anchors: Anchors) -> None:
         torch.manual_seed(recipe.seed)
-        self.recipe, self.views, self.anchors = recipe, views, anchors
-        self.net = NanoNet().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if recipe.start_from:
-            earlier = torch.load(Path(recipe.start_from) / "checkpoint.pt", weights_only=True)
-            self.net.load_state_dict(earlier["average"])
-        self.average = copy.deepcopy(self.net).eval()
-        decay = [p for p in self.net.parameters() if p.ndim > 1]
-        plain = [p for p in self.net.parameters() if p.ndim <= 1]
-        groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        self.optimiser = torch.optim.AdamW(groups, lr=recipe.lr)
+        super().__init__(recipe, NanoNet().to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+        self.views, self.anchors = views, anchors
         self.weights = class_weights(views, len(anchors.words), recipe.balance)
-        self.step = 0
 
-    def advance(self) -> tuple[float, float]:
-        """One optimisation step; its loss and pixel accuracy."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.step, self.recipe)
-        self.net.train()
+    def learning_rate(self) -> float:
+        """Of the step at hand."""
+        return learning_rate(self.step, self.recipe)
+
+    def loss(self) -> tuple[Tensor, dict[str, float]]:
+        """The loss of the step's batch, and its pixel accuracy."""
         images, target = batch_at(self.views, self.step, self.recipe)
         loss, right = loss_at(self.net, images, target, self.anchors, self.weights, self.step, self.recipe)
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.net.parameters(), 5.0)
-        self.optimiser.step()
-        self.step += 1
-        self._update_average()
-        return float(loss.detach()), right
-
-    def _update_average(self) -> None:
-        decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            for kept, new in zip(self.average.state_dict().values(), self.net.state_dict().values(), strict=True):
-                if kept.dtype.is_floating_point:
-                    kept.lerp_(new, 1 - decay)
-                else:
-                    kept.copy_(new)
-
-    def save(self, folder: Path) -> None:
-        """Write the checkpoint into the folder, atomically."""
-        state = {
-            "net": self.net.state_dict(), "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(), "step": self.step, "recipe": asdict(self.recipe),
-        }  # fmt: skip
-        temporary = folder / "checkpoint.tmp"
-        torch.save(state, temporary)
-        temporary.replace(folder / "checkpoint.pt")
-
-    def resume(self, folder: Path) -> bool:
-        """Take up the checkpoint in the folder if it belongs to this recipe."""
-        file = folder / "checkpoint.pt"
-        if not file.exists():
-            return False
-        state = torch.load(file, weights_only=True)
-        if state["recipe"] != asdict(self.recipe):
-            log.warning("The checkpoint in %s belongs to another recipe; starting anew.", folder)
-            return False
-        self.net.load_state_dict(state["net"])
-        self.average.load_state_dict(state["average"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.step = int(state["step"])
-        return True
+        return loss, {"loss": float(loss.detach()), "pixel_acc": right}
 
 
 def train(recipe: Recipe, views: Views, folder: Path, anchors: Anchors | None = None, save_every: int = 100) -> NanoNet:
     """Run the recipe to its end (or on from its checkpoint); the averaged network."""
-    from rich.progress import Progress
-
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1))
     trainer = Trainer(recipe, views, anchors or load_anchors())
-    resumed = trainer.resume(folder)
-    log.info("%s at step %d of %d", "resuming" if resumed else "starting", trainer.step, recipe.steps)
-    began, recent = time.perf_counter(), []
-    with Progress() as progress, (folder / "log.jsonl").open("a") as record:
-        bar = progress.add_task("training nano", total=recipe.steps, completed=trainer.step)
-        while trainer.step < recipe.steps:
-            recent.append(trainer.advance())
-            progress.update(bar, completed=trainer.step)
-            if trainer.step % 20 == 0 or trainer.step == recipe.steps:
-                loss, right = np.mean(recent, axis=0)
-                line = {"step": trainer.step, "loss": round(float(loss), 4), "pixel_acc": round(float(right), 4)}
-                record.write(json.dumps({**line, "seconds": round(time.perf_counter() - began, 1)}) + "\n")
-                record.flush()
-                recent.clear()
-            if trainer.step % save_every == 0 or trainer.step == recipe.steps:
-                trainer.save(folder)
+    run_to_end(trainer, folder, "training nano", save_every)
     return trainer.average
 
 
@@ -239,11 +167,9 @@ def main() -> None:
     parser.add_argument("--run", default="run", help="sub-folder of this run")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--processes", type=int, default=1, help="rendering processes, at most 2")
-    defaults = Recipe()
-    for name, value in asdict(defaults).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+    add_recipe(parser, Recipe())
     arguments = vars(parser.parse_args())
-    recipe = Recipe(**{name: arguments[name] for name in asdict(defaults)})
+    recipe = recipe_of(arguments, Recipe)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(arguments["threads"])
     out: Path = arguments["out"]

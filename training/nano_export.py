@@ -20,6 +20,7 @@ from safetensors.torch import save
 from geopurify_core.vision.nano import WEIGHTS, NanoBackbone
 from geopurify_core.vision.nano_net import NanoNet, count_parameters, deployable
 from geopurify_core.vision.text import SentenceEncoder
+from training.run import load_checkpoint
 
 
 def export(net: NanoNet, training: dict[str, Any], folder: Path) -> Path:
@@ -48,7 +49,7 @@ def export(net: NanoNet, training: dict[str, Any], folder: Path) -> Path:
 
 def from_checkpoint(folder: Path) -> Path:
     """Export the averaged weights of the checkpoint in a run's folder, finished or not."""
-    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    state = load_checkpoint(folder)
     net = NanoNet()
     net.load_state_dict(state["average"])
     return export(net, {**state["recipe"], "steps_done": state["step"]}, folder)

@@ -8,12 +8,9 @@ affinity that pooling will use, InfoNCE over known groups, or both. Scenes come 
 from __future__ import annotations
 
 import argparse
-import copy
-import json
 import logging
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +20,7 @@ from torch import Tensor, nn
 
 from geopurify_core.purification.student.network import StudentAffinityNetwork
 from training.losses import affinity_loss, info_nce
+from training.run import BaseTrainer, add_recipe, load_checkpoint, recipe_of, run_to_end, warm_cosine
 from training.student_data import (
     GEOMETRY,
     Crop,
@@ -97,7 +95,7 @@ def load_scenes(folder: Path, recipe: Recipe) -> Scenes:
     """Collect what is missing below ``folder`` and prepare it."""
     paths = collect(folder / "train", TRAINING_SEEDS[: recipe.apartments], recipe.walks)
     if recipe.start_from:
-        basis = torch.load(Path(recipe.start_from) / "checkpoint.pt", weights_only=True)["basis"].numpy()
+        basis = load_checkpoint(recipe.start_from)["basis"].numpy()
     else:
         basis = semantic_basis(paths[:: max(1, len(paths) // 10)], recipe.rank)
     return Scenes(tuple(prepare(load_scene(path), basis) for path in paths), basis)
@@ -105,11 +103,7 @@ def load_scenes(folder: Path, recipe: Recipe) -> Scenes:
 
 def learning_rate(step: int, recipe: Recipe) -> float:
     """Linear warm-up over 5 % of the steps, then a cosine down to 1 % of the peak."""
-    warm = max(1, int(0.05 * recipe.steps))
-    if step < warm:
-        return recipe.lr * (step + 1) / warm
-    fall = 0.5 * (1 + float(np.cos(np.pi * (step - warm) / max(1, recipe.steps - warm))))
-    return recipe.lr * (0.01 + 0.99 * fall)
+    return warm_cosine(step, recipe.steps, recipe.lr, warm=0.05, floor=0.01)
 
 
 def crop_at(scenes: Scenes, step: int, recipe: Recipe, rng: np.random.Generator) -> Crop:
@@ -138,74 +132,23 @@ def loss_at(net: nn.Module, scenes: Scenes, step: int, recipe: Recipe) -> tuple[
     return loss, {name: float(value.detach()) for name, value in parts.items()}
 
 
-class Trainer:
-    """Holds what a checkpoint must hold, so that an interrupted run goes on as if nothing had happened."""
+class Trainer(BaseTrainer):
+    """A student and the scenes it learns from."""
 
     def __init__(self, recipe: Recipe, scenes: Scenes) -> None:
         torch.manual_seed(recipe.seed)
-        self.recipe, self.scenes = recipe, scenes
         channels = scenes.basis.shape[1] + GEOMETRY
-        self.net = StudentAffinityNetwork(channels, recipe.hidden, recipe.embedding, recipe.blocks)
-        if recipe.start_from:
-            earlier = torch.load(Path(recipe.start_from) / "checkpoint.pt", weights_only=True)
-            self.net.load_state_dict(earlier["average"])
-        self.average = copy.deepcopy(self.net)
-        decay = [p for p in self.net.parameters() if p.ndim > 1]
-        plain = [p for p in self.net.parameters() if p.ndim <= 1]
-        groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        self.optimiser = torch.optim.AdamW(groups, lr=recipe.lr)
-        self.step = 0
+        net = StudentAffinityNetwork(channels, recipe.hidden, recipe.embedding, recipe.blocks)
+        super().__init__(recipe, net, {"basis": torch.from_numpy(scenes.basis)})
+        self.scenes = scenes
 
-    def advance(self) -> dict[str, float]:
-        """One optimisation step; the parts of its loss."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.step, self.recipe)
-        self.net.train()
-        loss, parts = loss_at(self.net, self.scenes, self.step, self.recipe)
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        length = torch.nn.utils.clip_grad_norm_(self.net.parameters(), 5.0)
-        if not bool(torch.isfinite(length)):
-            raise FloatingPointError(f"step {self.step}: the gradient is not finite; lower --lr (now {self.recipe.lr})")
-        self.optimiser.step()
-        self.step += 1
-        self._update_average()
-        return parts
+    def learning_rate(self) -> float:
+        """Of the step at hand."""
+        return learning_rate(self.step, self.recipe)
 
-    def _update_average(self) -> None:
-        decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            for kept, new in zip(self.average.state_dict().values(), self.net.state_dict().values(), strict=True):
-                if kept.dtype.is_floating_point:
-                    kept.lerp_(new, 1 - decay)
-                else:
-                    kept.copy_(new)
-
-    def save(self, folder: Path) -> None:
-        """Write the checkpoint into the folder, atomically."""
-        state = {
-            "net": self.net.state_dict(), "average": self.average.state_dict(), "step": self.step,
-            "optimiser": self.optimiser.state_dict(), "recipe": asdict(self.recipe),
-            "basis": torch.from_numpy(self.scenes.basis),
-        }  # fmt: skip
-        temporary = folder / "checkpoint.tmp"
-        torch.save(state, temporary)
-        temporary.replace(folder / "checkpoint.pt")
-
-    def resume(self, folder: Path) -> bool:
-        """Take up the checkpoint in the folder if it belongs to this recipe."""
-        file = folder / "checkpoint.pt"
-        if not file.exists():
-            return False
-        state = torch.load(file, weights_only=True)
-        if state["recipe"] != asdict(self.recipe):
-            log.warning("The checkpoint in %s belongs to another recipe; starting anew.", folder)
-            return False
-        self.net.load_state_dict(state["net"])
-        self.average.load_state_dict(state["average"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.step = int(state["step"])
-        return True
+    def loss(self) -> tuple[Tensor, dict[str, float]]:
+        """The loss of the step's crops, and its parts."""
+        return loss_at(self.net, self.scenes, self.step, self.recipe)
 
 
 def settle(net: nn.Module, scenes: Sequence[Prepared], recipe: Recipe, crops: int = 40) -> None:
@@ -227,27 +170,8 @@ def settle(net: nn.Module, scenes: Sequence[Prepared], recipe: Recipe, crops: in
 
 def train(recipe: Recipe, scenes: Scenes, folder: Path, save_every: int = 50) -> StudentAffinityNetwork:
     """Run the recipe to its end (or on from its checkpoint); the averaged network, on compact inputs."""
-    from rich.progress import Progress
-
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1))
     trainer = Trainer(recipe, scenes)
-    resumed = trainer.resume(folder)
-    log.info("%s at step %d of %d", "resuming" if resumed else "starting", trainer.step, recipe.steps)
-    began, recent = time.perf_counter(), []
-    with Progress() as progress, (folder / "log.jsonl").open("a") as record:
-        bar = progress.add_task("training the student", total=recipe.steps, completed=trainer.step)
-        while trainer.step < recipe.steps:
-            recent.append(trainer.advance())
-            progress.update(bar, completed=trainer.step)
-            if trainer.step % 20 == 0 or trainer.step == recipe.steps:
-                means = {name: round(float(np.mean([r[name] for r in recent])), 5) for name in recent[0]}
-                seconds = round(time.perf_counter() - began, 1)
-                record.write(json.dumps({"step": trainer.step, **means, "seconds": seconds}) + "\n")
-                record.flush()
-                recent.clear()
-            if trainer.step % save_every == 0 or trainer.step == recipe.steps:
-                trainer.save(folder)
+    run_to_end(trainer, folder, "training the student", save_every)
     return trainer.average
 
 
@@ -257,11 +181,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/student"), help="scenes and runs")
     parser.add_argument("--run", default="run", help="sub-folder of this run")
     parser.add_argument("--threads", type=int, default=1)
-    defaults = Recipe()
-    for name, value in asdict(defaults).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+    add_recipe(parser, Recipe())
     arguments = vars(parser.parse_args())
-    recipe = Recipe(**{name: arguments[name] for name in asdict(defaults)})
+    recipe = recipe_of(arguments, Recipe)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(arguments["threads"])
     out: Path = arguments["out"]

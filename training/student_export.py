@@ -17,6 +17,7 @@ import torch
 from geopurify_core.purification.student.checkpoint import SHIPPED_FOLDER, StudentInfo, save_student
 from geopurify_core.purification.student.network import StudentAffinityNetwork
 from geopurify_core.vision.nano import NanoBackbone
+from training.run import load_checkpoint
 from training.student import Recipe, settle
 from training.student_data import GEOMETRY, Prepared, expanded, prepare
 from training.student_scenes import TRAINING_SEEDS, load_scene
@@ -52,7 +53,7 @@ def settling_scenes(folder: Path, state: dict[str, Any]) -> list[Prepared]:
 
 def export(run: Path, target: Path) -> Path:
     """Write the student of a run (finished or not) to ``target``."""
-    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    state = load_checkpoint(run)
     recipe, compact = Recipe(**state["recipe"]), compact_network(state)
     settle(compact, settling_scenes(run.parent, state), recipe)
     backbone = NanoBackbone()

@@ -103,7 +103,7 @@ def test_kinds_of_one_class_do_not_compete_over_shared_words(views, anchors):
 def test_a_few_steps_on_one_batch_lower_the_loss(views, anchors):
     recipe = replace(TINY, steps=60, lr=2e-3)
     trainer = Trainer(recipe, views, anchors)
-    losses = [trainer.advance()[0] for _ in range(8)]
+    losses = [trainer.advance()["loss"] for _ in range(8)]
     assert np.mean(losses[-2:]) < losses[0]
 
 
