@@ -7,6 +7,7 @@ import logging
 import os
 import tempfile
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _REMEMBERED = 4096
+_PER_GROUP, _BARE_PER_GROUP = 16, 1296  # as many prompts in either
+_LONG_S = 20.0
 _BARE = ("{}",)
 
 
@@ -57,11 +60,31 @@ class TextVectors:
             found = {label: self._recall(name) for label, name in names.items()}
             missing = [label for label, vector in found.items() if vector is None]
             if missing:
-                fresh = self._compute(missing, bare)
-                found |= dict(zip(missing, fresh, strict=True))
-                for label, vector in zip(missing, fresh, strict=True):
-                    self._keep(names[label], vector)
+                found |= self._compute_all(missing, names, bare)
             return np.stack([vector for label in labels if (vector := found[label]) is not None])
+
+    def _compute_all(self, labels: list[str], names: dict[str, str], bare: bool) -> dict[str, NDArray[np.float32]]:
+        """In groups, each kept when done: the first query's 200 nouns take minutes, and may be interrupted."""
+        vectors: dict[str, NDArray[np.float32]] = {}
+        size = _BARE_PER_GROUP if bare else _PER_GROUP
+        begun = time.monotonic()
+        for start in range(0, len(labels), size):
+            group = labels[start : start + size]
+            for label, vector in zip(group, self._compute(group, bare), strict=True):
+                vectors[label] = vector
+                self._keep(names[label], vector)
+            if start == 0:
+                self._announce(len(labels) - len(group), (time.monotonic() - begun) / len(group))
+        return vectors
+
+    def _announce(self, count: int, each_s: float) -> None:
+        if count * each_s > _LONG_S:
+            where = (
+                f"once: they are kept in {self._folder}"
+                if self._folder
+                else "at every start: no folder keeps them (text_cache)"
+            )
+            log.warning("encoding %d more texts takes about %.0f s, %s", count, count * each_s, where)
 
     def _compute(self, labels: list[str], bare: bool) -> NDArray[np.float32]:
         import torch

@@ -15,6 +15,7 @@ from geopurify_core.errors import BackboneError, GeoPurifyError, InvalidConfigEr
 from geopurify_core.vision import load_backbone
 from geopurify_core.vision.xdecoder.backbone import XDecoderBackbone, fill_by_depth, reference_words, spread
 from geopurify_core.vision.xdecoder.settings import XDecoderSpec, read_settings
+from geopurify_core.vision.xdecoder.text_vectors import TextVectors
 
 torch = pytest.importorskip("torch")
 
@@ -127,6 +128,30 @@ def test_texts_are_unit_vectors_kept_on_disk(load: Any, tmp_path: Path, monkeypa
     monkeypatch.setattr("geopurify_core.vision.xdecoder.text_vectors.TextVectors._compute", None)
     np.testing.assert_array_equal(again.encode_text(["red mug"])[0], vectors[1])
     assert backbone.encode_text([]).shape == (0, backbone.feature_dim)
+
+
+def test_many_texts_are_kept_as_they_come_and_a_long_wait_is_announced(
+    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is done when encoding is interrupted need not be done again."""
+    texts = [f"thing {i}" for i in range(20)]
+    module = "geopurify_core.vision.xdecoder.text_vectors"
+    backbone, compute = load(), TextVectors._compute
+
+    def interrupted(self: TextVectors, labels: list[str], bare: bool) -> Any:
+        if "thing 19" in labels[-1]:
+            raise KeyboardInterrupt
+        return compute(self, labels, bare)
+
+    caplog.set_level("WARNING", "geopurify_core")  # a command run before may have left another
+    monkeypatch.setattr(f"{module}._LONG_S", 0.0)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(f"{module}.TextVectors._compute", interrupted)
+        backbone.encode_text(texts)
+    assert len(list((tmp_path / "texts").glob("*.f32"))) == 16
+    assert "encoding 4 more texts takes" in caplog.text and str(tmp_path / "texts") in caplog.text
+    vectors = load().encode_text(texts)
+    np.testing.assert_allclose(vectors[[3, 19]], load(text_cache="none").encode_text([texts[3], texts[19]]), atol=1e-6)
 
 
 def test_a_damaged_text_cache_is_written_anew(load: Any, tmp_path: Path) -> None:
