@@ -193,7 +193,8 @@ class XDecoder(nn.Module):
         Raises:
             BackboneError: Another shape or type.
         """
-        batch = torch.as_tensor(images)
+        # torch takes no view with negative strides, such as the usual change from BGR to RGB leaves behind.
+        batch = torch.as_tensor(np.ascontiguousarray(images) if isinstance(images, np.ndarray) else images)
         batch = batch[None] if batch.ndim == 3 else batch
         if batch.ndim != 4 or batch.shape[1] != 3 or 0 in batch.shape:
             raise BackboneError("image", tuple(batch.shape), "Give (3, H, W) or (B, 3, H, W), red, green, blue.")

@@ -138,6 +138,12 @@ def test_prepare_is_mean_deviation_and_zeros(network: Callable[..., Any]) -> Non
         assert np.allclose(padded[channel, :33], (200 - mean) / std, rtol=0, atol=1e-12)
 
 
+def test_prepare_takes_views_that_run_backwards(network: Callable[..., Any]) -> None:
+    model, bgr = network("focall", torch.float64), np.random.default_rng(0).uniform(0, 255, (3, 40, 64))
+    assert torch.equal(model.prepare(bgr[::-1]), model.prepare(bgr[::-1].copy()))
+    assert torch.equal(model.prepare(bgr[:, :, ::-1]), model.prepare(bgr[:, :, ::-1].copy()))
+
+
 @pytest.mark.parametrize(
     "image",
     [np.zeros((33, 64, 3)), np.zeros((33, 64)), np.zeros((3, 0, 4)), np.zeros((3, 8, 8), bool), np.zeros((2, 4, 8, 8))],
