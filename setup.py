@@ -45,7 +45,11 @@ setup(
         *share("config"),
     ],
     install_requires=["setuptools", *requirements("requirements-core.txt")],
-    extras_require={"test": ["pytest", "pytest-timeout", "hypothesis"]},
+    extras_require={
+        "training": requirements("requirements-training.txt"),
+        "cluster": ["ray>=2.40,<3"],
+        "test": ["pytest", "pytest-timeout", "hypothesis"],
+    },
     zip_safe=False,
     entry_points={
         "console_scripts": [

@@ -95,7 +95,8 @@ install_ros() {
 }
 
 install_libraries() {
-    pip_install -c "$(constraints)" -r "$HERE/requirements-core.txt" -r "$HERE/requirements-dev.txt"
+    pip_install -c "$(constraints)" -r "$HERE/requirements-core.txt" -r "$HERE/requirements-training.txt" \
+        -r "$HERE/requirements-dev.txt"
     if ! ros_is_sourced; then
         logged "$VENV/bin/python" "$HERE/relocate_wheels.py" || fail "the wheels could not be mended; see the end of build/setup.log"
     fi

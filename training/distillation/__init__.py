@@ -1,0 +1,1 @@
+"""Hybrid contrastive distillation: a student learns from a teacher which points belong together."""

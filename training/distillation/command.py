@@ -1,0 +1,11 @@
+"""Commands of this room."""
+
+
+def distil() -> None:
+    """Being built."""
+    raise NotImplementedError
+
+
+def export() -> None:
+    """Being built."""
+    raise NotImplementedError

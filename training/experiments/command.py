@@ -1,0 +1,11 @@
+"""Commands of this room."""
+
+
+def rooms() -> None:
+    """Being built."""
+    raise NotImplementedError
+
+
+def ablate() -> None:
+    """Being built."""
+    raise NotImplementedError

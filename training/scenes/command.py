@@ -1,0 +1,6 @@
+"""Commands of this room."""
+
+
+def prepare() -> None:
+    """Being built."""
+    raise NotImplementedError

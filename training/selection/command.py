@@ -1,0 +1,6 @@
+"""Commands of this room."""
+
+
+def select() -> None:
+    """Being built."""
+    raise NotImplementedError
