@@ -1,4 +1,4 @@
-"""A prepared scene and its files: ``NAME.safetensors`` for the scene, ``NAME.TEACHER.safetensors`` for what a teacher says.
+"""A prepared scene and its files: ``NAME.safetensors``, and ``NAME.TEACHER.safetensors`` for what a teacher says of it.
 
 A shard bears its name only once it is whole; what it is made of stands in its own header, so that the manifest beside
 it can always be made again.

@@ -19,7 +19,7 @@ class PointCloud:
         points_m: (N, 3) float32 positions, metres, z up.
         rgb: (N, 3) uint8 colours.
         normals: (N, 3) float32 unit normals; zero where unknown.
-        instances: (N,) int32, 0 unknown. Only the ``known`` teacher, which marks the ceiling in experiments, looks here.
+        instances: (N,) int32, 0 unknown. Only the ``known`` teacher, the ceiling in experiments, looks here.
     """
 
     points_m: NDArray[np.float32]
@@ -85,8 +85,8 @@ def load_teacher(name: str, **options: Any) -> Teacher:
     """A teacher by name.
 
     Args:
-        name: ``geometric`` (no weights), ``sonata`` (checkpoint=FILE) or ``known`` (the scene's own objects; not a teacher
-            one has on real scans, but the ceiling that experiments compare with).
+        name: ``geometric`` (no weights), ``sonata`` (checkpoint=FILE) or ``known`` (the scene's own objects: nothing one has
+            on real scans, but the ceiling that experiments compare with).
         options: Of that teacher.
 
     Raises:
