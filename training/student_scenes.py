@@ -25,7 +25,7 @@ from geopurify_core.datasets.synthetic import SyntheticDataset
 from geopurify_core.errors import DatasetError
 from geopurify_core.mapping.snapshot import MapSnapshot
 from geopurify_core.pipeline import SemanticMapper
-from training.nano_views import FIRST_TRAINING_SEED, VALIDATION_SEEDS
+from training.nano.views import FIRST_TRAINING_SEED, VALIDATION_SEEDS
 
 log = logging.getLogger("training.student_scenes")
 

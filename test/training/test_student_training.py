@@ -17,8 +17,8 @@ from geopurify_core.purification.student.inputs import student_inputs
 from geopurify_core.purification.update.compute import purify_snapshot
 from geopurify_core.vision.nano import NanoBackbone
 from training import student_eval
-from training.nano import Recipe as NanoRecipe
-from training.nano_views import FIRST_TRAINING_SEED, VALIDATION_SEEDS
+from training.nano.train import Recipe as NanoRecipe
+from training.nano.views import FIRST_TRAINING_SEED, VALIDATION_SEEDS
 from training.student import Recipe, Scenes, Trainer, crop_at, learning_rate, loss_at, settle, train
 from training.student_data import (
     Crop,

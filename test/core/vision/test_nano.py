@@ -11,7 +11,7 @@ from geopurify_core.errors import BackboneError, InvalidFrameError, QueryError
 from geopurify_core.vision import SemanticBackbone, load_backbone
 from geopurify_core.vision.nano import WEIGHTS, NanoBackbone, working_size
 from geopurify_core.vision.nano_net import count_parameters
-from training.nano_eval import confusion, held_out_room, summary
+from training.nano.eval import confusion, held_out_room, summary
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Train ``nano`` on procedural apartments: ``python -m training.nano --out out/nano``.
+"""Train ``nano`` on procedural apartments: ``python -m training.nano.train --out out/nano``.
 
 Loss: cross-entropy over cosines to text anchors (a random synonym of each kind at every second step), a small pull of
 each pixel's feature towards its own anchor, and a confidence head that learns where the answer is right. Only seeds
@@ -19,12 +19,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from geopurify_core.vision.nano_net import MEAN, STD, NanoNet, count_parameters
-from training.nano_augment import augment
-from training.nano_text import Anchors, load_anchors
-from training.nano_views import FIRST_TRAINING_SEED, NOTHING, Views, render_views
+from training.nano.augment import augment
+from training.nano.text import Anchors, load_anchors
+from training.nano.views import FIRST_TRAINING_SEED, NOTHING, Views, render_views
 from training.run import BaseTrainer, add_recipe, recipe_of, run_to_end, warm_cosine
 
-log = logging.getLogger("training.nano")
+log = logging.getLogger("training.nano.train")
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def main() -> None:
         out / "train", FIRST_TRAINING_SEED, recipe.apartments, recipe.views, recipe.wild, arguments["processes"]
     )
     net = train(recipe, views, out / arguments["run"])
-    log.info("%d parameters; next: python -m training.nano_export %s", count_parameters(net), out / arguments["run"])
+    log.info("%d parameters; next: python -m training.nano.export %s", count_parameters(net), out / arguments["run"])
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ from PIL import Image
 
 from geopurify_core.datasets.synthetic.kinds import CLASS_NAMES, kinds
 from geopurify_core.vision.nano_net import NanoNet, deployable
-from training.nano import Recipe, Trainer, batch_at, learning_rate, loss_at, train
-from training.nano_augment import augment
-from training.nano_eval import real, summary
-from training.nano_text import load_anchors
-from training.nano_views import FIRST_TRAINING_SEED, NOTHING, VALIDATION_SEEDS, Views, render_views
+from training.nano.augment import augment
+from training.nano.eval import real, summary
+from training.nano.text import load_anchors
+from training.nano.train import Recipe, Trainer, batch_at, learning_rate, loss_at, train
+from training.nano.views import FIRST_TRAINING_SEED, NOTHING, VALIDATION_SEEDS, Views, render_views
 
 TINY = Recipe(apartments=1, views=4, steps=2, batch=2, seed=3)
 

@@ -1,4 +1,4 @@
-"""Score ``nano``: ``python -m training.nano_eval [--weights FILE] [--real DATA_FOLDER]``.
+"""Score ``nano``: ``python -m training.nano.eval [--weights FILE] [--real DATA_FOLDER]``.
 
 Per pixel, 20 ScanNet classes by argmax of the cosine to the class names, on procedural apartments never trained on and,
 where a folder of labelled real pictures is given, on those.
@@ -20,8 +20,8 @@ from geopurify_core.datasets.synthetic.kinds import SCANNET20, class_id, kinds
 from geopurify_core.labels import load_label_set
 from geopurify_core.vision.base import SemanticBackbone
 from geopurify_core.vision.nano import NanoBackbone
-from training.nano_text import class_prompts
-from training.nano_views import NOTHING, VALIDATION_SEEDS, Views, apartment_views, render_views
+from training.nano.text import class_prompts
+from training.nano.views import NOTHING, VALIDATION_SEEDS, Views, apartment_views, render_views
 
 VIEWS_PER_APARTMENT = 12
 Labelled = tuple[NDArray[np.uint8], NDArray[np.uint8]]

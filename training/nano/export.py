@@ -1,6 +1,6 @@
 """From a training checkpoint to the two files ``nano`` loads: half-precision weights and their metadata.
 
-``python -m training.nano_export out/nano/run --views out/nano/validation --real DATA`` also scores them and writes the
+``python -m training.nano.export out/nano/run --views out/nano/validation --real DATA`` also scores them and writes the
 scores into the metadata; ``--install`` puts the files where the package looks for them.
 """
 
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--install", action="store_true")
     arguments = parser.parse_args()
     path = from_checkpoint(arguments.run)
-    from training.nano_eval import scores, validation_views
+    from training.nano.eval import scores, validation_views
 
     result = scores(NanoBackbone(path), validation_views(arguments.views), arguments.real)
     description = path.with_suffix(".json")

@@ -1,0 +1,1 @@
+"""The built-in network ``nano``: rendered views, training, export, scores."""
