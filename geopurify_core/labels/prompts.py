@@ -16,8 +16,8 @@ def label_prompts(labels: LabelSet, wording: str = "names", spelling: str = "") 
         labels: The classes.
         wording: ``names``: as they are (the ``xdecoder`` backbone adds the frame and its 81 templates itself, as
             GeoPurify does). ``scene``: "a {} in a scene", but a catch-all class stays a bare "other", as OpenScene
-            does. ``openscene_code``: the same, except that in Matterport's 40, 80 and 160 classes the last but one (of 40:
-            "air vent") becomes "other" as well, because OpenScene's code goes by its place in the list.
+            does. ``openscene_code``: the same, except that in Matterport's 40, 80 and 160 classes the last but one
+            (of 40: "air vent") becomes "other" as well, because OpenScene's code goes by its place in the list.
         spelling: ``openscene``, ``geopurify`` or empty; see ``LabelSet.spelled``.
 
     Raises:

@@ -1,18 +1,17 @@
-"""``geopurify eval``: how well a map answers, against what is known to be there."""
+"""``geopurify eval synthetic``: a procedural apartment, mapped and scored against what stands in it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 import typer
-from rich.markup import escape
 from rich.table import Table
 
-from geopurify_core.cli.common import INTERRUPTED, load_config, out, parse_options
+from geopurify_core.cli.common import INTERRUPTED, out, parse_options
+from geopurify_core.cli.evaluate.targets import AsJson, print_targets
 from geopurify_core.cli.mapping import effective_config, integrate_all
 
 if TYPE_CHECKING:
@@ -22,40 +21,10 @@ if TYPE_CHECKING:
     from geopurify_core.mapping.snapshot import MapSnapshot
     from geopurify_core.querying.engine import QueryEngine
 
-app = typer.Typer(no_args_is_help=True, help="Measure answers against what is known to be there.")
 # nobody asks for these by name, or they are everywhere
 _NOT_ASKED = ("wall", "floor", "ceiling", "otherfurniture")
 
-_AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-
-@app.command("targets")
-def targets(
-    map_path: Annotated[Path, typer.Argument(metavar="MAP", help="A map file written by `geopurify map`.")],
-    known: Annotated[
-        Path,
-        typer.Argument(metavar="TARGETS", help='JSON: {"objects": [{"query": "red chair", "xyz": [x, y, z]}, …]}.'),
-    ],
-    tolerance_m: Annotated[float, typer.Option(min=0, help="How far from the box a target may lie, metres.")] = 0.3,
-    config: Annotated[str | None, typer.Option(help="YAML file with query and purification settings.")] = None,
-    purified: Annotated[bool, typer.Option("--purified", help="Purify a raw map before asking it.")] = False,
-    as_json: _AsJson = False,
-) -> None:
-    """Count how often a known object is among the first answers to its name, in a raw or a purified map."""
-    from geopurify_core.cli.text_side import open_engine
-    from geopurify_core.evaluation.targets import evaluate_targets, read_targets
-
-    wanted = read_targets(known)
-    settings = load_config(config)
-    engine = open_engine(map_path, settings.query, settings if purified else None)
-    report = evaluate_targets(engine, wanted, tolerance_m)
-    if as_json:
-        typer.echo(json.dumps(report.as_plain(), ensure_ascii=False, indent=2))
-        return
-    _print_targets(report)
-
-
-@app.command("synthetic")
 def synthetic(
     seed: Annotated[int, typer.Option(min=0, help="Apartment; the built-in network was trained on seeds ≥ 1000.")] = 3,
     frames: Annotated[int, typer.Option(min=1, help="Length of the walk.")] = 120,
@@ -69,7 +38,7 @@ def synthetic(
     config: Annotated[str | None, typer.Option(help="YAML file; `geopurify config` prints one.")] = None,
     purified: Annotated[bool, typer.Option("--purified", help="Score the purified map instead.")] = False,
     both: Annotated[bool, typer.Option("--both", help="Score both, side by side.")] = False,
-    as_json: _AsJson = False,
+    as_json: AsJson = False,
 ) -> None:
     """Map a procedural apartment and score it: labels of all voxels, and objects found by their class name."""
     from geopurify_core.cli.purify import purify_visibly, require_student
@@ -101,7 +70,7 @@ def synthetic(
     else:
         for one in scored.values():
             _print_labels(one.labels)
-            _print_targets(one.objects)
+            print_targets(one.objects)
 
 
 class _Scored(NamedTuple):
@@ -148,26 +117,6 @@ def _class_targets(scene: SyntheticDataset, snapshot: MapSnapshot) -> list[Any]:
         if thing.class_name not in _NOT_ASKED and thing.instance in seen:
             centers.setdefault(thing.class_name, []).append(thing.center_m)
     return [Target(name, np.array(points, dtype=np.float64)) for name, points in sorted(centers.items())]
-
-
-def _print_targets(report: TargetReport) -> None:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("target")
-    for name in ("hit at rank", r"first box off by \[m]", "score", "objects"):
-        table.add_column(name, justify="right")
-    for row in report.rows:
-        distance = f"{row.distance_m:.2f}" if np.isfinite(row.distance_m) else "–"
-        score = f"{row.score:.2f}" if np.isfinite(row.score) else "–"
-        table.add_row(escape(row.text), str(row.rank or "miss"), distance, score, str(row.num_objects))
-    out.print(table)
-    count = len(report.rows)
-    out.print(f"hit@1 {report.hits_at(1)}/{count}   hit@3 {report.hits_at(3)}/{count}", style="bold")
-    sizes = f"boxes of the first three answers: median {report.median_volume_m3:.3f} m³"
-    out.print(
-        f"{sizes}, largest {report.largest_volume_m3:.2f} m³, too large to count {report.oversized}",
-        style="dim",
-        soft_wrap=True,
-    )
 
 
 def _print_labels(labels: SegmentationScores) -> None:

@@ -1,0 +1,11 @@
+"""``geopurify eval``: how good answers and labels are, against what is known to be there."""
+
+from __future__ import annotations
+
+import typer
+
+from geopurify_core.cli.evaluate import synthetic, targets
+
+app = typer.Typer(no_args_is_help=True, help="Measure answers and labels against what is known to be there.")
+app.command("targets")(targets.targets)
+app.command("synthetic")(synthetic.synthetic)
