@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geopurify_core.camera import PinholeCamera, check_pose
-from geopurify_core.datasets.base import FrameSource, SkipFrame, depth_to_metres, skip_reason
+from geopurify_core.datasets.base import (
+    PREFETCH_FRAMES,
+    FrameSource,
+    SkipFrame,
+    depth_to_metres,
+    prefetched,
+    skip_reason,
+)
 from geopurify_core.datasets.image_codec import decode_picture
 from geopurify_core.errors import BadMessageError, DatasetError, GeoPurifyError, InvalidPoseError
 from geopurify_core.frame import RGBDFrame
@@ -72,6 +79,20 @@ class ScanNetFolder(FrameSource):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    @property
+    def numbers(self) -> list[int]:
+        """The frames' numbers as their files bear them, in order; an export may hold every 20th only."""
+        return [int(entry.color.stem) for entry in self._entries]
+
+    def select(self, positions: Iterable[int]) -> Iterator[RGBDFrame]:
+        """Usable frames at some positions, in the order given; what is unusable is counted as in a whole pass."""
+        self.skipped.clear()
+        for item in prefetched((self._load(self._entries[i]) for i in positions), PREFETCH_FRAMES):
+            if isinstance(item, RGBDFrame):
+                yield item
+            else:
+                self._count(item)
 
     def _read(self, start: int, stop: int | None, stride: int) -> Iterator[RGBDFrame | SkipFrame]:
         for entry in self._entries[start:stop:stride]:

@@ -24,7 +24,7 @@ class Scan:
         normals: (N, 3) float32, unit; area-weighted vertex normals where there is a mesh.
         labels: Label set's name → (N,) uint8 class index, 255 where the set has none for the point.
         instances: (N,) int32, 0 unknown; or None.
-        frames: Opens the posed RGB-D frames, in order, every ``stride``-th; None where there are no images.
+        frames: Opens the posed RGB-D frames whose number is a multiple of a stride, in order; None: no images.
     """
 
     name: str
@@ -48,6 +48,7 @@ class LiftedScan:
         features: (N, C) float16 fused features.
         views: (N,) int32, in how many views each point was seen; 0: ``features`` is zero or copied, as the recipe says.
         backbone, text_fingerprint: Where the features come from.
+        frames: How many frames were used of how many read, as ``34/36``.
     """
 
     scan: Scan
@@ -55,3 +56,4 @@ class LiftedScan:
     views: NDArray[np.int32]
     backbone: str
     text_fingerprint: str
+    frames: str = ""
