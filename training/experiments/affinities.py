@@ -96,5 +96,7 @@ def _teacher_features(room: Room, name: str, folder: Path | None) -> TeacherFeat
             return features
     features = teacher.describe(room.scene.cloud())
     if folder is not None and not teacher_path(folder, room.name, name).exists():
-        save_teacher(folder, room.name, name, features, {"fingerprint": teacher.fingerprint, "licence": teacher.licence})
+        save_teacher(
+            folder, room.name, name, features, {"fingerprint": teacher.fingerprint, "licence": teacher.licence}
+        )
     return features

@@ -94,6 +94,7 @@ def score_rooms(
     others: int = 0,
     teacher: str = "geometric",
     folder: Path | None = None,
+    tell: Callable[[str], None] = log.info,
 ) -> dict[str, Rows]:
     """Room's name → row's name → scores.
 
@@ -105,6 +106,7 @@ def score_rooms(
         others: On so many rooms other affinities are tried as well.
         teacher: Whose own affinity is among them.
         folder: Where what the teacher says of a room is kept.
+        tell: Hears of each room that is done.
     """
     texts, report = Texts.of(SCANNET20, encoder), {}
     for index, room in enumerate(rooms):
@@ -114,6 +116,6 @@ def score_rooms(
         if index < others:
             rows |= scored.of_others(teacher, folder)
         took = time.perf_counter() - started
-        log.info("%s: %d voxels, %.0f s, %s", room.name, len(room), took, {n: r["mIoU"] for n, r in rows.items()})
+        tell(f"{room.name}: {len(room)} voxels, {took:.0f} s, { ({name: row['mIoU'] for name, row in rows.items()}) }")
         report[room.name] = rows
     return report
