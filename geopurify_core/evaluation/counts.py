@@ -62,7 +62,11 @@ class SceneCounts:
 
 
 def count_scene(
-    name: str, truth: NDArray[np.uint8], scores: Iterable[PointScores], labels: LabelSet, seen: NDArray[np.bool_]
+    name: str,
+    truth: NDArray[np.uint8],
+    scores: Iterable[PointScores],
+    labels: LabelSet,
+    seen: NDArray[np.bool_] | None = None,
 ) -> SceneCounts:
     """Confusion matrices of all variants, for each reading of the label set, over all and over seen points.
 
@@ -71,7 +75,7 @@ def count_scene(
         truth: (N,) classes of the label set, 255 unknown.
         scores: Of each variant, (N, C) with a column for each class.
         labels: The label set.
-        seen: (N,) which points had a feature before purification.
+        seen: (N,) which points had a feature before purification; by default those that the first variant has.
 
     Raises:
         DatasetError: No labelled point, a label outside the set, scores of another size or not finite.
@@ -83,16 +87,21 @@ def count_scene(
         raise DatasetError(name, f"label {worst}", f"{labels.name} has {len(labels)} classes.")
     confusions: dict[Key, Confusion] = {}
     featureless: dict[str, int] = {}
-    masked = np.where(seen, truth, IGNORE)
     for one in scores:
         _check(name, one, len(truth), len(labels))
+        seen = ~one.featureless if seen is None else seen
+        masked = np.where(seen, truth, IGNORE)
         featureless[one.variant] = int((one.featureless & (truth != IGNORE)).sum())
         for reading in readings_of(labels):
             predicted = predict(one.scores, reading, one.featureless)
             confusions[Key(one.variant, reading.name, ALL)] = tally(truth, predicted, reading)
             confusions[Key(one.variant, reading.name, SEEN)] = tally(masked, predicted, reading)
-    labelled = int((truth != IGNORE).sum())
-    about = {"points": len(truth), "labelled": labelled, "seen": int(seen.sum()), "featureless": featureless}
+    about = {
+        "points": len(truth),
+        "labelled": int((truth != IGNORE).sum()),
+        "seen": 0 if seen is None else int((seen & (truth != IGNORE)).sum()),
+        "featureless": featureless,
+    }
     return SceneCounts(name, confusions, about)
 
 

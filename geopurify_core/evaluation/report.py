@@ -10,6 +10,7 @@ from typing import Any
 from geopurify_core import __version__
 from geopurify_core.evaluation.counts import ALL, SEEN, Confusion, Key, SceneCounts, total_of
 from geopurify_core.evaluation.openscene import readings_of, summary
+from geopurify_core.evaluation.results import ResultsFolder
 from geopurify_core.labels import LabelSet
 
 REPORT_FORMAT = 1
@@ -86,6 +87,22 @@ def write_class_table(path: Path, report: Mapping[str, Any]) -> None:
                 for which, values in kinds.items():
                     for name, row in values["classes"].items():
                         writer.writerow([variant, reading, which, name, *(f"{row[item]:.6g}" for item in columns)])
+
+
+def write_all(
+    folder: ResultsFolder, report: Mapping[str, Any], labels: LabelSet, scenes: Sequence[SceneCounts]
+) -> None:
+    """report.json, scenes.csv, classes.csv, and a confusion picture of raw and of the last variant."""
+    from geopurify_core.evaluation.picture import draw_confusion
+
+    write_scene_table(folder.path / "scenes.csv", labels, scenes)
+    write_class_table(folder.path / "classes.csv", report)
+    total, variants = total_of(scenes), list(report["results"])
+    for variant in dict.fromkeys((variants[0], variants[-1])):
+        confusion = total[Key(variant, str(len(labels)), ALL)]
+        path = folder.path / f"confusion_{variant.replace('=', '')}.png"
+        draw_confusion(confusion, labels.names, path, f"{labels.name}, {variant}, {len(scenes)} scenes")
+    folder.write_json("report.json", report)
 
 
 def headline(report: Mapping[str, Any]) -> list[dict[str, Any]]:
