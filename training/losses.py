@@ -17,6 +17,7 @@ def info_nce(
     negatives: Tensor,
     temperature: float = TEMPERATURE,
     chunk: int = 0,
+    usable: Tensor | None = None,
 ) -> Tensor:
     """InfoNCE over cosines, the mean over anchors of -log softmax of the positive (GeoPurify, equation 2).
 
@@ -26,6 +27,7 @@ def info_nce(
         negatives: (A, M) int64 rows.
         temperature: Divides the cosines, > 0.
         chunk: Anchors whose negatives are gathered at once; 0 chooses it for 128 MiB.
+        usable: (A, M) bool, which negatives count; anchors left without any are left out. By default all do.
 
     Returns:
         Scalar float32; 0 (with gradient) where there are no anchors.
@@ -38,15 +40,22 @@ def info_nce(
         raise ValueError(f"anchors (A,), positives (A,) and negatives (A, M) expected, got {shapes}")
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
+    if usable is None:
+        usable = torch.ones_like(negatives, dtype=torch.bool)
+    else:
+        some = usable.any(dim=1)
+        anchors, positives, negatives, usable = anchors[some], positives[some], negatives[some], usable[some]
     if not len(anchors):
         return embeddings.sum() * 0
     unit = F.normalize(embeddings, dim=1)
     chunk = chunk or max(1, _CHUNK_ELEMENTS // max(1, negatives.shape[1] * unit.shape[1]))
     total = unit.new_zeros(())
-    for a, p, n in zip(anchors.split(chunk), positives.split(chunk), negatives.split(chunk), strict=True):
+    rows = zip(*(part.split(chunk) for part in (anchors, positives, negatives, usable)), strict=True)
+    for a, p, n, counts in rows:
         anchor = unit[a]
         own = (anchor * unit[p]).sum(1, keepdim=True)
         others = torch.bmm(unit[n.reshape(-1)].view(*n.shape, -1), anchor[:, :, None])[..., 0]
+        others = others.masked_fill(~counts, -torch.inf)
         logits = torch.cat([own, others], dim=1) / temperature
         total = total + (torch.logsumexp(logits, dim=1) - logits[:, 0]).sum()
     return total / len(anchors)
@@ -80,7 +89,25 @@ def affinity_loss(
     """
     own, near = groups[rows], groups[neighbors]
     same, known = near == own[:, None], near != 0
-    counts = (own != 0) & same.any(1)
+    same &= (own != 0)[:, None]
+    return affinity_terms(embeddings, rows, neighbors, same, known, sharpening)
+
+
+def affinity_terms(
+    embeddings: Tensor, rows: Tensor, neighbors: Tensor, same: Tensor, known: Tensor, sharpening: float = 20.0
+) -> tuple[Tensor, Tensor]:
+    """:func:`affinity_loss` where it is said of each neighbour whether it belongs to its row.
+
+    Args:
+        embeddings: (N, D) of any length, float32.
+        rows: (R,) int64.
+        neighbors: (R, K) int64.
+        same: (R, K) bool, belongs to the row.
+        known: (R, K) bool, counts at all; whatever is ``same`` is known.
+        sharpening: Factor before the cosine.
+    """
+    known = known | same
+    counts = same.any(1)
     if not bool(counts.any()):
         return embeddings.sum() * 0, embeddings.sum() * 0
     rows, neighbors, same, known = rows[counts], neighbors[counts], same[counts], known[counts]

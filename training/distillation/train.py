@@ -1,0 +1,211 @@
+"""A distillation run from its first step (or its checkpoint) to its last, with all that it leaves in its folder.
+
+``recipe.json`` what was run on what; ``last.pt`` and ``step_*.pt`` checkpoints; ``log.csv`` and ``tensorboard/``;
+``loss.png`` and ``affinity.png``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from geopurify_core.errors import InvalidConfigError, NotAvailableError
+from training.distillation.checkpoints import LAST, check_belongs, load_checkpoint, save_checkpoint
+from training.distillation.distiller import Distiller
+from training.distillation.recipe import Recipe
+from training.distillation.record import Progress, Record, versions
+from training.distillation.shards import Shards
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+log = logging.getLogger("training.distillation")
+
+
+class Interrupted(KeyboardInterrupt):
+    """Stopped by the user between two steps; the checkpoint is written."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What does not change the result.
+
+    Attributes:
+        teacher: Whose shards to learn from.
+        resume: Go on from the run's last checkpoint; an empty folder starts anew.
+        checkpoint: Go on from this file instead.
+        devices: How many processes or GPUs.
+        accelerator: ``auto``, ``cpu`` or ``cuda``.
+        threads: Of torch in each process; 0 leaves them.
+        save_every: Epochs between checkpoints.
+        history: Keep each checkpoint, not only the last one.
+        skip_bad: Leave out scenes that cannot be used.
+        cache_mb: Scenes kept in memory.
+        stop_at: Stop (and save) after so many steps, as an interruption would; 0 runs to the end.
+        quiet: No progress bar, no TensorBoard, no pictures.
+    """
+
+    teacher: str = "geometric"
+    resume: bool = False
+    checkpoint: Path | None = None
+    devices: int = 1
+    accelerator: str = "auto"
+    threads: int = 0
+    save_every: int = 5
+    history: bool = False
+    skip_bad: bool = False
+    cache_mb: int = 2048
+    stop_at: int = 0
+    quiet: bool = False
+
+
+def distil(recipe: Recipe, scenes: Path, out: Path, **options: Any) -> Path:
+    """Train a student.
+
+    Args:
+        recipe: How.
+        scenes: Folder of prepared scenes with a teacher's shards.
+        out: The run's folder; made.
+        options: Fields of :class:`Options`.
+
+    Returns:
+        ``out``, with at least ``last.pt`` and ``recipe.json``.
+
+    Raises:
+        DatasetError: Scenes that cannot be used.
+        StudentError: A checkpoint that does not belong, or a gradient that is not finite.
+        InvalidConfigError: The folder holds a run and ``resume`` was not asked for.
+        NotAvailableError: The device is not there.
+        Interrupted: Ctrl-C; the step was finished and the checkpoint written.
+    """
+    chosen, out = Options(**options), Path(out)
+    if (out / LAST).exists() and not (chosen.resume or chosen.checkpoint):
+        raise InvalidConfigError("--out", str(out), "It holds a run already: add --resume, or take another folder.")
+    out.mkdir(parents=True, exist_ok=True)
+    fabric = _fabric(recipe, chosen)
+    if chosen.devices > 1:
+        fabric.launch(_run, recipe, Path(scenes), out, chosen)
+    else:
+        fabric.launch()
+        _run(fabric, recipe, Path(scenes), out, chosen)
+    return out
+
+
+def _fabric(recipe: Recipe, options: Options) -> Fabric:
+    from lightning_fabric import Fabric
+
+    if options.accelerator == "cuda" and not torch.cuda.is_available():
+        raise NotAvailableError("--accelerator", "cuda", "torch finds no CUDA here: take auto or cpu.")
+    strategy = "ddp_spawn" if options.devices > 1 else "auto"
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    return Fabric(
+        accelerator=options.accelerator, devices=options.devices, strategy=strategy, precision=recipe.precision
+    )
+
+
+def _run(fabric: Fabric, recipe: Recipe, folder: Path, out: Path, options: Options) -> None:
+    """In every process."""
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    state = _state_to_resume(out, options)
+    basis = state["basis"] if state else None
+    most_bytes = options.cache_mb << 20
+    shards = Shards(folder, options.teacher, recipe, basis=basis, skip_bad=options.skip_bad, most_bytes=most_bytes)
+    for name, reason in shards.refused.items():
+        log.warning("left out: %s: %s", name, reason)
+    distiller = Distiller(fabric, recipe, shards)
+    if state:
+        check_belongs(state, recipe, shards.provenance)
+        distiller.load(state)
+    record = Record(out, distiller, quiet=options.quiet) if fabric.is_global_zero else None
+    if record:
+        _write_recipe(out, distiller, options)
+    try:
+        with _interruptions() as interrupted:
+            _steps(distiller, out, options, record, interrupted)
+    finally:
+        if record:
+            record.close()
+
+
+def _steps(
+    distiller: Distiller, out: Path, options: Options, record: Record | None, interrupted: threading.Event
+) -> None:
+    plan, origin, fabric = distiller.plan, distiller.shards.provenance, distiller.fabric
+    log.info("step %d of %d", distiller.step, plan.steps)
+    every = max(1, options.save_every) * plan.steps_per_epoch
+    with Progress(distiller, hidden=options.quiet or record is None) as progress:
+        while distiller.step < plan.steps:
+            figures = distiller.advance()
+            progress.show(figures)
+            if record:
+                record.add(distiller.step, figures)
+            stop = _anywhere(fabric, interrupted.is_set()) or distiller.step == options.stop_at
+            if distiller.step % every == 0 or distiller.step == plan.steps or stop:
+                if record:
+                    save_checkpoint(out, distiller.state(origin), history=options.history)
+                    record.flush()
+                fabric.barrier()
+            if stop and distiller.step < plan.steps:
+                raise Interrupted(f"stopped after step {distiller.step} of {plan.steps}; go on with --resume")
+
+
+def _anywhere(fabric: Fabric, here: bool) -> bool:
+    """Whether any process says so."""
+    if fabric.world_size == 1:
+        return here
+    return bool(fabric.all_reduce(torch.tensor(float(here), device=fabric.device), reduce_op="sum") > 0)
+
+
+def _state_to_resume(out: Path, options: Options) -> dict[str, Any] | None:
+    if options.checkpoint:
+        return load_checkpoint(options.checkpoint)
+    return load_checkpoint(out) if options.resume and (out / LAST).exists() else None
+
+
+def _write_recipe(out: Path, distiller: Distiller, options: Options) -> None:
+    plan = distiller.plan
+    document = {
+        "recipe": distiller.recipe.to_dict(),
+        "steps": plan.steps,
+        "steps_per_epoch": plan.steps_per_epoch,
+        "warmup_steps": plan.warmup,
+        "origin": distiller.shards.provenance,
+        "refused": distiller.shards.refused,
+        "processes": distiller.fabric.world_size,
+        "device": str(distiller.fabric.device),
+        "versions": versions(),
+    }
+    temporary = out / ".recipe.tmp"
+    temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(out / "recipe.json")
+
+
+@contextmanager
+def _interruptions() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets; the second one interrupts at once."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+
+    def note(number: int, frame: Any) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+        log.warning("finishing the step; again to stop at once")
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)
