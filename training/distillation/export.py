@@ -88,8 +88,8 @@ def student_info(state: Mapping[str, Any]) -> StudentInfo:
 
 
 def licence_of(teacher: str) -> str:
-    """Apache-2.0 where the teacher's licence allows it; otherwise the teacher's goes on to the student."""
-    return OURS if teacher in _FREE else teacher
+    """Apache-2.0 where the teacher's licence allows it, or it has no weights ("none: …"); otherwise the teacher's."""
+    return OURS if teacher in _FREE or teacher.startswith("none") else teacher
 
 
 def compact_network(state: Mapping[str, Any]) -> StudentAffinityNetwork:
