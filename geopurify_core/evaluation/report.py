@@ -101,7 +101,7 @@ def write_all(
     for variant in dict.fromkeys((variants[0], variants[-1])):
         confusion = total[Key(variant, str(len(labels)), ALL)]
         path = folder.path / f"confusion_{variant.replace('=', '')}.png"
-        draw_confusion(confusion, labels.names, path, f"{labels.name}, {variant}, {len(scenes)} scenes")
+        draw_confusion(confusion, labels.names, path, f"{labels.name}, {variant}, scenes: {len(scenes)}")
     folder.write_json("report.json", report)
 
 

@@ -23,7 +23,7 @@ def print_report(report: Mapping[str, Any], labels: LabelSet) -> None:
     _print_classes(report, labels)
     points = report["points"]
     out.print(
-        f"{len(report['scenes'])} scenes, {points['labelled']:,} labelled points, {points['seen']:,} of them seen; "
+        f"scenes {len(report['scenes'])}, labelled points {points['labelled']:,}, of them seen {points['seen']:,}; "
         "without a feature: " + ", ".join(f"{name} {count:,}" for name, count in points["featureless"].items()),
         style="dim",
         soft_wrap=True,
@@ -55,16 +55,15 @@ def _print_means(report: Mapping[str, Any]) -> None:
 
 def _print_groups(report: Mapping[str, Any], labels: LabelSet) -> None:
     reading = str(len(labels))
-    groups = next(iter(report["results"].values()))[reading][ALL]["groups"]
+    groups = report["results"]["raw"][reading][ALL]["groups"]
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column(f"of {reading} classes")
-    for variant in report["results"]:
-        table.add_column(f"mIoU {variant}", justify="right")
-        table.add_column("mAcc", justify="right")
+    table.add_column(f"of {reading}")
     for group, first in groups.items():
-        values = [kinds[reading][ALL]["groups"][group] for kinds in report["results"].values()]
-        cells = [f"{100 * value[mean]:.2f}" for value in values for mean in ("miou", "macc")]
-        table.add_row(f"{group} ({first['classes']})", *cells)
+        table.add_column(f"mIoU {group} ({first['classes']})", justify="right")
+        table.add_column("mAcc", justify="right")
+    for variant, kinds in report["results"].items():
+        values = [kinds[reading][ALL]["groups"][group] for group in groups]
+        table.add_row(variant, *(f"{100 * value[mean]:.2f}" for value in values for mean in ("miou", "macc")))
     out.print(table)
     out.print()
 
