@@ -72,11 +72,14 @@ def read_only(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def num_threads() -> int:
-    """Threads that one task may use: the CPUs this process is allowed on, at most eight."""
+    """Threads that one task may use: the CPUs this process is allowed on, at most eight, or ``GEOPURIFY_THREADS``."""
+    most = _MAX_THREADS
+    if (wanted := os.environ.get("GEOPURIFY_THREADS", "")).isdecimal():
+        most = min(most, max(1, int(wanted)))
     try:
-        return min(_MAX_THREADS, len(os.sched_getaffinity(0)))
+        return min(most, len(os.sched_getaffinity(0)))
     except AttributeError:  # not Linux
-        return min(_MAX_THREADS, os.cpu_count() or 1)
+        return min(most, os.cpu_count() or 1)
 
 
 def go_background() -> None:
