@@ -35,9 +35,9 @@ def toy_scene(name="room_a", seed=0, size=20, voxel_size_m=0.04, channels=CHANNE
     if not voxel_size_m:
         points = np.repeat(points, 4, axis=0) + rng.uniform(-0.4, 0.4, (4 * len(points), 3)) * edge
         instances = np.repeat(instances, 4)
-    said = np.random.default_rng(7).standard_normal((5, channels)) * 2
-    features = said[instances] + 0.7 * rng.standard_normal((len(points), channels))
-    colour = np.random.default_rng(8).integers(40, 210, (5, 3))[instances] + rng.integers(-20, 20, (len(points), 3))
+    said = np.random.default_rng(7).standard_normal((5, channels))
+    features = 0.5 * said[instances] + 1.5 * rng.standard_normal((len(points), channels))
+    colour = np.random.default_rng(8).integers(90, 160, (5, 3))[instances] + rng.integers(-60, 60, (len(points), 3))
     normals = np.array([(0, 0, 0), *_NORMALS.values()])[instances]
     return PreparedScene(
         name,
