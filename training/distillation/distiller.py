@@ -35,10 +35,14 @@ class Plan:
 
     @classmethod
     def of(cls, recipe: Recipe, scenes: int, processes: int = 1) -> Plan:
-        """An epoch shows every scene once, ``crops`` of them in each process's step."""
+        """An epoch shows every scene once, ``crops`` of them in each process's step.
+
+        Where ``steps`` says how long, at most a tenth of them warm up: there may be many scenes and few steps.
+        """
         per_epoch = ceil(scenes / (recipe.crops * processes))
         steps = recipe.steps or recipe.epochs * per_epoch
-        return cls(steps, per_epoch, min(recipe.warmup_epochs * per_epoch, steps))
+        most = steps // 10 if recipe.steps else steps
+        return cls(steps, per_epoch, min(recipe.warmup_epochs * per_epoch, most))
 
 
 def new_network(recipe: Recipe, channels: int) -> StudentAffinityNetwork:

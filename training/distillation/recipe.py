@@ -67,7 +67,7 @@ class Recipe:
         epochs, steps: How long; ``steps`` > 0 overrides ``epochs``.
         lr, lr_input, lr_blocks, lr_output: Peak learning rate, and what it is multiplied with in each group.
         weight_decay: Of AdamW.
-        warmup_epochs, warmup_start: Linear warm-up, and the factor it starts from.
+        warmup_epochs, warmup_start: Linear warm-up, at most a tenth of ``steps``, and the factor it starts from.
         lr_floor: Factor that the cosine ends at.
         longest_gradient: Longer gradients are shortened to it; 0 leaves them.
         ema: Decay of averaged weights, which are then what is exported; 0 keeps none.

@@ -60,6 +60,7 @@ def test_epochs_show_every_scene_once_and_steps_override_them():
     assert Plan.of(Recipe.preset("paper"), 20) == Plan(1000, 20, 40)
     assert Plan.of(Recipe.preset("paper"), 20, processes=3) == Plan(350, 7, 14)
     assert Plan.of(Recipe.preset("robot"), 40) == Plan(700, 20, 40)
+    assert Plan.of(Recipe.preset("robot", steps=100), 40) == Plan(100, 20, 10)
     assert Plan.of(Recipe.preset("paper", epochs=1), 2) == Plan(2, 2, 2)
 
 
