@@ -125,8 +125,17 @@ def _write(path: Path, arrays: Mapping[str, NDArray[Any]], about: Mapping[str, A
     temporary = path.with_suffix(f".{os.getpid()}.tmp")  # two workers on one scene must not share it
     contiguous = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
     save_file(contiguous, temporary, {"scene": json.dumps({"format": FORMAT, **about})})
+    temporary.chmod(0o666 & ~_umask())  # safetensors lets only the owner read; a cluster's other users may need to
     temporary.replace(path)
     return path
+
+
+def _umask() -> int:
+    import os
+
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -90,6 +90,13 @@ class _Slot:
         self._pool: ProcessPoolExecutor | None = None
 
     def start(self, source: Source, out: Path, settings: Preparation) -> Future[Outcome]:
+        try:
+            return self._submit(source, out, settings)
+        except BrokenProcessPool:  # it died while it had nothing to do
+            self.end()
+            return self._submit(source, out, settings)
+
+    def _submit(self, source: Source, out: Path, settings: Preparation) -> Future[Outcome]:
         if self._pool is None:
             context = multiprocessing.get_context("spawn")  # forking a process with threads in it can hang
             self._pool = ProcessPoolExecutor(1, context, initializer=_begin, initargs=(self._threads,))
