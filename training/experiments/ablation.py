@@ -76,6 +76,21 @@ class Run:
 Train = Callable[[Run, Path], Path]
 
 
+def distilling(scenes: Path, changes: Mapping[str, Any], preset: str = "robot") -> Train:
+    """Trains runs on prepared ``scenes``: the preset, changed, changed by the variant, with its seed."""
+
+    def train(run: Run, folder: Path) -> Path:
+        from training.distillation.export import export_student
+        from training.distillation.recipe import Recipe
+        from training.distillation.train import distil
+
+        recipe = Recipe.preset(preset, **{**changes, **run.variant.changes, "seed": run.seed})
+        distil(recipe, scenes, folder, teacher=run.variant.teacher, quiet=True, resume=True)
+        return export_student(folder, folder / "student.safetensors", scenes)
+
+    return train
+
+
 def runs_of(variants: Sequence[Variant], seeds: Sequence[int], share: str = "0/1") -> list[Run]:
     """All runs, seed by seed, so that an ablation cut short has every variant; with ``share`` "k/n" every n-th, from k.
 
