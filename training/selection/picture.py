@@ -31,12 +31,8 @@ def draw_selection(selection: Selection, path: Path, kinds: str = "classes") -> 
     axis.scatter(*_places(out), s=18, color="#c9ccd2", label=f"below a median: {len(out)}")
     colours = colormaps["tab20"]
     for scenes, edge, size, label in ((rest, "none", 30, "not chosen"), (chosen, INK, 75, "chosen")):
-        look: dict[str, Any] = {
-            "s": size,
-            "edgecolors": edge,
-            "linewidths": 1.3,
-            "c": [colours(one.cluster % 20) for one in scenes],
-        }
+        faces = [colours(one.cluster % 20) for one in scenes]
+        look: dict[str, Any] = {"s": size, "edgecolors": edge, "linewidths": 1.3, "c": faces}
         axis.scatter(*_places(scenes), label=f"{label}: {len(scenes)}", **look)
     axis.axvline(selection.median_richness, color=QUIET, linewidth=0.8, linestyle="--")
     axis.axhline(selection.median_complexity_bits, color=QUIET, linewidth=0.8, linestyle="--")
