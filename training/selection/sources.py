@@ -129,7 +129,7 @@ def _name_and_source(path: Path) -> tuple[str, Path]:
             return path.name.removesuffix(ending), path.parent
     if path.parent.name == _REGIONS:
         return f"{path.resolve().parent.parent.name}_{path.stem}", path
-    return path.stem, path
+    return path.stem.removesuffix("_vh_clean_2"), path  # so OpenScene calls its ScanNet files
 
 
 def _labels(path: Path, source: Path, label_set: str | None, name: str) -> Callable[[], Histogram]:

@@ -116,6 +116,7 @@ def test_openscene_files_are_read_as_arrays_only(tmp_path):
     torch.save((points, colours, np.array([0, 0, 5, 255], np.uint8)), tmp_path / "scene0001_00_vh_clean_2.pth")
     good, _ = read_all(tmp_path, label_set="matterport21")
     assert good[0].histogram.tolist() == [2, 0, 0, 0, 0, 1] + [0] * 15
+    assert good[0].name == "scene0001_00"
     torch.save((points, colours, np.array([0.0, -100.0, 1.0])), tmp_path / "floats.pth")
     assert of_pth(tmp_path / "floats.pth", None, "floats").tolist() == [1, 1]
 
@@ -206,7 +207,7 @@ def test_a_turn_about_the_vertical_and_a_shift_hardly_matter_and_density_does_no
     for other in (turned, dense):
         counts = geometry_histogram(other, "room").astype(float)
         overlap = np.minimum(base / base.sum(), counts / counts.sum()).sum()
-        assert overlap > 0.85  # the grid of cells lies elsewhere; measured 0.90 and 0.96
+        assert overlap > 0.85  # the grid of cells lies elsewhere; measured 0.96 and 0.97
 
 
 def test_floor_and_walls_are_told_apart_by_slope_and_height():
