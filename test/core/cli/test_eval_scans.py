@@ -1,4 +1,4 @@
-"""``geopurify eval scans`` and ``tables`` end to end, on tiny ScanNet scenes and a backbone that knows three colours."""
+"""``geopurify eval scans`` and ``tables`` end to end: tiny ScanNet scenes, a backbone that knows three colours."""
 
 from __future__ import annotations
 
