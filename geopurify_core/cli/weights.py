@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
 from geopurify_core.cli.common import check_destination, err, out
+from geopurify_core.errors import BackboneError
+
+if TYPE_CHECKING:
+    from geopurify_core.vision.download import Downloaded
 
 app = typer.Typer(help="Networks: list them, download what does not come along, convert checkpoints.")
 
@@ -27,7 +33,7 @@ _NETWORKS = (
     ("your segmentation network", "--backbone segmenter", "an ONNX or TFLite file and its label names", "its own"),
     ("your box detector", "--backbone detector", "an ONNX or TFLite file and its label names", "its own"),
     ("X-Decoder", "--backbone xdecoder", "its authors' checkpoints, see below", "see below"),
-    ("Sonata", "training, in a later release", "its authors' checkpoints", "CC-BY-NC-4.0"),
+    ("Sonata", "python -m training, --teacher sonata", "its authors' checkpoint, see below", "CC-BY-NC-4.0"),
 )
 
 
@@ -67,25 +73,37 @@ def _files() -> list[dict[str, str]]:
             "licence": LICENCE, "size": f"about {model.num_bytes / 1e6:.0f} MB", "sha256": checksum_of(model),
             "here": str(path) if path is not None else "no", "get it": f"geopurify weights download {model.name}",
         })  # fmt: skip
-    return listed
+    return [*listed, _sonata()]
+
+
+def _sonata() -> dict[str, str]:
+    from geopurify_core import sonata_weights as sonata
+    from geopurify_core.vision.download import known_checksum
+    from geopurify_core.vision.xdecoder.weights import NO_CHECKSUM
+
+    path = sonata.find_sonata()
+    return {
+        "name": sonata.NAME, "variant": sonata.NAME, "about": sonata.ABOUT, "from": sonata.URL,
+        "licence": f"{sonata.LICENCE} (code Apache-2.0): no commercial use, nor of a student distilled from it",
+        "size": f"about {sonata.NUM_BYTES / 1e6:.0f} MB",
+        "sha256": (known_checksum(path) if path is not None else "") or NO_CHECKSUM,
+        "here": str(path) if path is not None else "no", "get it": f"geopurify weights download {sonata.NAME}",
+    }  # fmt: skip
 
 
 @app.command("download")
 def download_weights(
     name: Annotated[str, typer.Argument(help="Name of a checkpoint, as `geopurify weights` lists it.")],
-    to: Annotated[Path | None, typer.Option(help="Folder; by default $GEOPURIFY_WEIGHTS/xdecoder or a cache.")] = None,
+    to: Annotated[Path | None, typer.Option(help="Folder; by default one of $GEOPURIFY_WEIGHTS or a cache.")] = None,
     url: Annotated[str, typer.Option(help="Another address of the same file, as a mirror.")] = "",
     sha256: Annotated[str, typer.Option(help="Checksum the file must have.")] = "",
 ) -> None:
     """Download a checkpoint; a download that broke off goes on where it stopped."""
-    from geopurify_core.vision.xdecoder.weights import LICENCE, download_model, model_file
-
-    model_file(name)  # a misspelt name is told before anything else
-    err.print(f"licence   {LICENCE}", markup=False, soft_wrap=True)
+    fetch, licence = _source(name)  # a misspelt name is told before anything else
+    err.print(f"licence   {licence}", markup=False, soft_wrap=True)
     with _progress() as bar:
         task = bar.add_task(name, total=None)
-        done = download_model(
-            name,
+        done = fetch(
             to,
             url=url,
             sha256=sha256,
@@ -93,6 +111,21 @@ def download_weights(
         )
     out.print(f"file      {done.path}", markup=False, soft_wrap=True)
     out.print(f"sha256    {done.sha256} (checked against: {done.checked_against})", markup=False, soft_wrap=True)
+
+
+def _source(name: str) -> tuple[Callable[..., Downloaded], str]:
+    """What fetches a checkpoint, and its licence. Raises BackboneError for an unknown name, listing the known ones."""
+    from geopurify_core import sonata_weights as sonata
+    from geopurify_core.vision.xdecoder.weights import LICENCE, MODELS, download_model, model_file
+
+    if name in (sonata.NAME, sonata.FILE):
+        return sonata.download_sonata, sonata.LICENCE
+    try:
+        model_file(name)
+    except BackboneError as error:
+        known = [*(model.name for model in MODELS), sonata.NAME]
+        raise BackboneError("weights", name, f"Known: {', '.join(known)}.") from error
+    return partial(download_model, name), LICENCE
 
 
 def _progress() -> Progress:

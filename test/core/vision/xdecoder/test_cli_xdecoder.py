@@ -66,7 +66,7 @@ def test_weights_lists_source_licence_size_and_checksum() -> None:
     for word in ("https://huggingface.co/xdecoder", "Apache-2.0", "CC-BY-NC", "about 1366 MB", "sha256", "here     no"):
         assert word in listed
     entries = json.loads(run("weights", "--json"))
-    assert {entry["variant"] for entry in entries} == {"focalt", "focall"}
+    assert {entry["variant"] for entry in entries} == {"focalt", "focall", "sonata"}
     assert all(entry["from"].startswith("https://") and entry["licence"] and entry["sha256"] for entry in entries)
 
 
