@@ -30,7 +30,7 @@ def prepare(
         list[str] | None,
         typer.Argument(
             metavar="SOURCE…",
-            help="ScanNet scenes, Matterport3D houses or regions, recordings, synthetic:FIRST-LAST; "
+            help="ScanNet scenes, Matterport3D houses or regions, recordings, synthetic:FIRST-LAST, @LIST; "
             "none: the scenes that --out holds already, which may lack a teacher.",
         ),
     ] = None,

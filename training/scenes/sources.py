@@ -14,7 +14,7 @@ from training.scenes.seeds import check_evaluation_seeds, check_seeds
 
 KINDS = (
     "Give a ScanNet scene or a folder of them, a Matterport3D house or one of its region_segmentations/regionN.ply, "
-    'any recording that `geopurify map` takes, or "synthetic:SEED" or "synthetic:FIRST-LAST".'
+    'any recording that `geopurify map` takes, "synthetic:SEED", "synthetic:FIRST-LAST", or @FILE: one of these a line.'
 )
 _SYNTHETIC = re.compile(r"synthetic:(\d+)(?:-(\d+))?")
 
@@ -82,10 +82,24 @@ def find_sources(specs: Sequence[str], out: Path, evaluation: bool = False) -> l
 def _of_spec(spec: str, evaluation: bool) -> list[Source]:
     if spec == "synthetic" or spec.startswith("synthetic:"):
         return _synthetic(spec, evaluation)
+    if spec.startswith("@"):
+        return [source for line in _lines(Path(spec[1:])) for source in _of_spec(line, evaluation)]
     path = Path(spec).expanduser()
     if not path.exists():
         raise DatasetError("source", spec, f"There is no such file or folder. {KINDS}")
     return _of_path(path)
+
+
+def _lines(path: Path) -> list[str]:
+    """Of a list, such as `python -m training select --out` writes: one source a line, # begins a remark."""
+    try:
+        lines = [line.strip() for line in path.expanduser().read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError("list", f"@{path}", f"It cannot be read: {error}") from error
+    named = [line for line in lines if line and not line.startswith("#")]
+    if not named or any(line.startswith("@") for line in named):
+        raise DatasetError("list", f"@{path}", "Write one scene a line; a list names no other list.")
+    return named
 
 
 def _synthetic(spec: str, evaluation: bool) -> list[Source]:

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from geopurify_core.errors import DatasetError
 from training.cli import app
 from training.scenes.prepared import PreparedScene, load_scene, save_scene, scene_names
+from training.scenes.sources import find_sources
 from training.selection.table6 import TABLE6
 
 
@@ -91,6 +93,17 @@ def test_published_lists(tmp_path):
     assert result.exit_code == 0 and "18 of 20 are missing" in result.output
     lines = (tmp_path / "list.txt").read_text().splitlines()[1:]
     assert lines == [str(tmp_path / "scans" / name) for name in TABLE6["table6-scannet"][:2]]
+    sources = find_sources([f"@{tmp_path / 'list.txt'}"], tmp_path)
+    assert [source.name for source in sources] == list(TABLE6["table6-scannet"][:2])
+
+
+@pytest.mark.parametrize("content", ["", "# nothing\n", "@other.txt\n", "/absent/scene\n"])
+def test_prepare_refuses_lists_of_nothing_and_of_lists(tmp_path, content):
+    (tmp_path / "list.txt").write_text(content)
+    with pytest.raises(DatasetError):
+        find_sources([f"@{tmp_path / 'list.txt'}"], tmp_path)
+    with pytest.raises(DatasetError, match="cannot be read"):
+        find_sources([f"@{tmp_path / 'absent.txt'}"], tmp_path)
 
 
 @pytest.mark.parametrize(
