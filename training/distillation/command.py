@@ -50,7 +50,7 @@ def distil(
     except Interrupted as stop:
         err.print(f"{stop}", style="yellow", markup=False)
         raise typer.Exit(130) from stop
-    err.print(f"next: python -m training export {run} --scenes {scenes}", markup=False)
+    err.print(f"next: python -m training export {run}", markup=False, soft_wrap=True)
 
 
 def export(
@@ -59,7 +59,8 @@ def export(
         Path | None, typer.Option("--out", help="File to write; by default student.safetensors there.")
     ] = None,
     scenes: Annotated[
-        Path | None, typer.Option(help="The run's scenes, to settle batch normalisation on them unaugmented.")
+        Path | None,
+        typer.Option(help="Where the run's scenes are now, to settle batch normalisation on them unaugmented."),
     ] = None,
     install: Annotated[
         bool, typer.Option("--install", help="Into the package, as the backbone's shipped student.")

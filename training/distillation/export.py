@@ -37,8 +37,8 @@ def export_student(run: Path, target: Path, scenes: Path | None = None) -> Path:
     Args:
         run: The run's folder, or one of its checkpoints.
         target: A ``.safetensors`` file; its folder is made.
-        scenes: Where the run's scenes are, to settle batch normalisation on them as they are; None keeps the statistics
-            of training, gathered on augmented pieces.
+        scenes: Where the run's scenes are now, to settle batch normalisation on them as they are. None: where they
+            were; if they are gone, the statistics of training stay, gathered on augmented pieces.
 
     Returns:
         ``target``.
@@ -50,7 +50,10 @@ def export_student(run: Path, target: Path, scenes: Path | None = None) -> Path:
     state = load_checkpoint(Path(run))
     recipe, origin = recipe_of(state), state["origin"]
     compact = compact_network(state)
-    if scenes is not None:
+    scenes = scenes if scenes is not None else _scenes_of(Path(run))
+    if scenes is None:
+        log.warning("the scenes of %s are gone: its batch normalisation stays as training left it", run)
+    else:
         shards = Shards(Path(scenes), origin["teacher"]["name"], recipe, basis=state["basis"], skip_bad=True)
         if shards.provenance["backbone"] != origin["backbone"]:
             raise DatasetError("scenes", str(scenes), f"The run's were made by {origin['backbone']}: name those.")
@@ -60,6 +63,17 @@ def export_student(run: Path, target: Path, scenes: Path | None = None) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     save_student(target, full_network(compact, state["basis"]), info)
     return target
+
+
+def _scenes_of(run: Path) -> Path | None:
+    """Where a run found its scenes, if they are still there."""
+    folder = run if run.is_dir() else run.parent
+    try:
+        named = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))["scenes_folder"]
+    except (OSError, ValueError, KeyError):
+        return None
+    scenes = folder / named
+    return scenes if scenes.is_dir() else None
 
 
 def installed_path(run: Path) -> Path:

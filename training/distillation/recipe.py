@@ -145,13 +145,19 @@ class Recipe:
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Recipe:
-        """A preset with some fields changed. Raises InvalidConfigError naming what is wrong."""
+        """A preset with some fields changed; ``epochs`` without ``steps`` means what it says in every preset.
+
+        Raises:
+            InvalidConfigError: Naming what is wrong.
+        """
         if name not in _PRESETS:
             raise InvalidConfigError("preset", name, f"Choose one of {', '.join(_PRESETS)}.")
         unknown = changes.keys() - {item.name for item in fields(cls)}
         if unknown:
             known = ", ".join(item.name for item in fields(cls))
             raise InvalidConfigError(min(unknown), changes[min(unknown)], f"There is no such field; there are {known}.")
+        if "epochs" in changes:
+            changes.setdefault("steps", 0)
         return replace(cls(), **{"base": name, **_PRESETS[name], **changes})
 
     @classmethod

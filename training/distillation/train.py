@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -128,7 +129,7 @@ def _run(fabric: Fabric, recipe: Recipe, folder: Path, out: Path, options: Optio
         distiller.load(state)
     record = Record(out, distiller, quiet=options.quiet) if fabric.is_global_zero else None
     if record:
-        _write_recipe(out, distiller, options)
+        _write_recipe(out, distiller)
     try:
         with _interruptions() as interrupted:
             _steps(distiller, out, options, record, interrupted)
@@ -172,13 +173,14 @@ def _state_to_resume(out: Path, options: Options) -> dict[str, Any] | None:
     return load_checkpoint(out) if options.resume and (out / LAST).exists() else None
 
 
-def _write_recipe(out: Path, distiller: Distiller, options: Options) -> None:
+def _write_recipe(out: Path, distiller: Distiller) -> None:
     plan = distiller.plan
     document = {
         "recipe": distiller.recipe.to_dict(),
         "steps": plan.steps,
         "steps_per_epoch": plan.steps_per_epoch,
         "warmup_steps": plan.warmup,
+        "scenes_folder": os.path.relpath(distiller.shards.folder, out),
         "origin": distiller.shards.provenance,
         "refused": distiller.shards.refused,
         "processes": distiller.fabric.world_size,

@@ -33,6 +33,8 @@ def test_every_preset_survives_json_and_changes_are_kept():
         assert recipe.lr == 1.0 and type(recipe.lr) is float
         assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
     assert Recipe.preset("robot", micro=0).micro == 0
+    assert Recipe.preset("robot").steps > 0 and Recipe.preset("robot", epochs=2).steps == 0
+    assert Recipe.preset("robot", epochs=2, steps=5).steps == 5
 
 
 @pytest.mark.parametrize(
