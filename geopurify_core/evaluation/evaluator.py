@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -181,22 +181,21 @@ def score_all(
         folder: Keeps each scene's counts as soon as they are there.
         progress: Told what is done in the current scene.
     """
-    known = _scored(folder)
+    known = {} if folder is None else folder.sources()
     names: dict[str, str] = {}
     for source in sources:
-        if source.name in known:
-            counts = known[source.name]
-            names[counts.name] = source.name
-            yield Step(source.name, counts, known=True)
+        earlier = _earlier(folder, known.get(source.name))
+        if earlier is not None:
+            names[earlier.name] = source.name
+            yield Step(source.name, earlier, known=True)
             continue
         try:
             scan = source.open()
             if scan.name in names:
                 raise InvalidConfigError("scene", scan.name, f"{names[scan.name]} has the same name.")
             scored = evaluator.score(scan, progress)
-        except (GeoPurifyError, OSError, MemoryError) as error:
-            log.info("%s is skipped: %s", source.name, error)
-            yield Step(source.name, None, " ".join(str(error).split()) or type(error).__name__)
+        except Exception as error:  # one scene of hundreds must not cost the others, whatever is wrong with it
+            yield Step(source.name, None, _reason(source.name, error))
             continue
         names[scan.name] = source.name
         counts = replace(scored, about={**scored.about, "source": source.name})
@@ -205,18 +204,22 @@ def score_all(
         yield Step(source.name, counts)
 
 
-def _scored(folder: ResultsFolder | None) -> Mapping[str, SceneCounts]:
-    """Source → what it added in an earlier run; damaged files are left to be made anew."""
-    found: dict[str, SceneCounts] = {}
-    for name in folder.done() if folder is not None else ():
-        try:
-            assert folder is not None
-            counts = folder.load(name)
-        except DatasetError as error:
-            log.warning("%s; it is scored again", error)
-            continue
-        found[str(counts.about.get("source", name))] = counts
-    return found
+def _earlier(folder: ResultsFolder | None, name: str | None) -> SceneCounts | None:
+    """What a scene added in an earlier run; None where it is to be scored (again)."""
+    if folder is None or name is None:
+        return None
+    try:
+        return folder.load(name)
+    except DatasetError as error:
+        log.warning("%s", error)
+        return None
+
+
+def _reason(source: str, error: Exception) -> str:
+    expected = isinstance(error, (GeoPurifyError, OSError, MemoryError))
+    log.log(logging.INFO if expected else logging.WARNING, "%s is skipped", source, exc_info=not expected)
+    text = " ".join(str(error).split())
+    return text if expected and text else f"{type(error).__name__}: {text}"
 
 
 def folder_sources(paths: Sequence[Path], read: Callable[[Path], Scan]) -> list[Source]:

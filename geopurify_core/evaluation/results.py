@@ -8,16 +8,18 @@ report.json         all of it, see ``report.py``; with scenes.csv, classes.csv a
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
 from geopurify_core.errors import DatasetError, InvalidConfigError
 from geopurify_core.evaluation.counts import Key, SceneCounts
 
+log = logging.getLogger(__name__)
 FORMAT = 1
 _ABOUT = "about"
 
@@ -48,6 +50,21 @@ class ResultsFolder:
     def done(self) -> list[str]:
         """Names of the scenes that are there, sorted."""
         return sorted(path.name[: -len(".npz")] for path in self._scenes.glob("*.npz"))
+
+    def sources(self) -> dict[str, str]:
+        """Source → name of the scenes that are there; damaged files are left out, with a word in the log."""
+        found = {}
+        for name in self.done():
+            try:
+                with np.load(self._path(name), allow_pickle=False) as file:  # reads nothing but what is asked for
+                    found[str(json.loads(str(file[_ABOUT])).get("source", name))] = name
+            except Exception as error:  # zipfile, zlib and numpy each have their own
+                log.warning("%s is damaged (%s); its scene is scored again", self._path(name), error)
+        return found
+
+    def scenes(self) -> Sequence[SceneCounts]:
+        """All scenes that are there, each read when it is looked at: 300 of 200 classes would fill a memory."""
+        return _SceneFiles(self)
 
     def save(self, scene: SceneCounts) -> None:
         """Write a scene's file; it bears its name only once it is whole."""
@@ -106,3 +123,22 @@ class ResultsFolder:
                     f"Its scenes were scored with another {', '.join(changed)}; give --fresh or another folder.",
                 )
         self.write_json("settings.json", self.settings)
+
+
+class _SceneFiles(Sequence[SceneCounts]):
+    """The scenes of a folder, in the order of their names."""
+
+    def __init__(self, folder: ResultsFolder) -> None:
+        self._folder, self._names = folder, folder.done()
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @overload
+    def __getitem__(self, index: int) -> SceneCounts: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[SceneCounts]: ...
+    def __getitem__(self, index: int | slice) -> SceneCounts | Sequence[SceneCounts]:
+        if isinstance(index, slice):
+            return [self._folder.load(name) for name in self._names[index]]
+        return self._folder.load(self._names[index])

@@ -218,6 +218,7 @@ class _Run:
 
     counts: list[SceneCounts] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
+    scored: int = 0
     known: int = 0
     seconds: float = 0.0
     interrupted: bool = False
@@ -234,8 +235,10 @@ def _score_visibly(evaluator: Evaluator, sources: list[Source], results: Results
                     run.skipped[step.name] = step.reason
                     err.print(f"skipped {step.name}: {step.reason}", style="yellow", markup=False, soft_wrap=True)
                 else:
-                    run.counts.append(step.counts)
-                run.known += step.known
+                    run.scored += not step.known
+                    run.known += step.known
+                    if results is None:  # otherwise they are on disk
+                        run.counts.append(step.counts)
                 tell("", 1)
         except KeyboardInterrupt:
             run.interrupted = True
@@ -261,12 +264,12 @@ def _report(
     """The report, and with a results folder, of all scenes in it, its files."""
     from geopurify_core.evaluation.report import build_report, write_all
 
-    counts = run.counts if results is None else [results.load(name) for name in results.done()]
-    if not counts:
+    counts = run.counts if results is None else results.scenes()
+    if not len(counts):
         raise DatasetError("scenes", run.skipped or None, "None could be scored.")
     settings = evaluator.settings() if results is None else results.settings
     report = build_report({**settings, **about}, labels, counts, run.skipped)
-    report["run"] = {"scored": len(run.counts) - run.known, "known": run.known, "seconds": round(run.seconds, 1)}
+    report["run"] = {"scored": run.scored, "known": run.known, "seconds": round(run.seconds, 1)}
     if results is not None:
         write_all(results, report, labels, counts)
     return report
