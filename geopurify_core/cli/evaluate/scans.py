@@ -85,6 +85,7 @@ def scans(
     """Score labelled scans by a published protocol: class by class, both means, raw beside purified."""
     from geopurify_core.evaluation.evaluator import Evaluator
     from geopurify_core.evaluation.protocol import Protocol
+    from geopurify_core.evaluation.provenance import student_about
     from geopurify_core.evaluation.results import ResultsFolder
     from geopurify_core.labels import load_label_set
     from geopurify_core.vision import load_backbone
@@ -101,7 +102,9 @@ def scans(
     network = load_backbone(picked.name, **picked.options)
     purifier = _student(student, network, settings)
     evaluator = Evaluator(label_set, chosen, network, purifier, lift_settings, settings)
-    about = _about(dataset, picked, purifier, trained_on, sampling)
+    about = {
+        "backbone_options": dict(picked.options), "student_about": student_about(purifier, trained_on, sampling)
+    }  # fmt: skip
     results = None
     if folder is not None:
         results = ResultsFolder(folder, {"dataset": dataset, **evaluator.settings()}, fresh=fresh)
@@ -188,25 +191,6 @@ def _student(path: str, backbone: SemanticBackbone, settings: Config) -> Student
     if found is None:
         err.print(f"No student is shipped for {backbone.name}: raw features only.", style="yellow")
     return found
-
-
-def _about(
-    dataset: str, picked: BackboneConfig, student: Student | None, trained_on: str | None, sampling: str | None
-) -> dict[str, Any]:
-    """What the tables need to know beside the numbers' own settings."""
-    described: dict[str, Any] = {}
-    if student is not None:
-        recipe = student.info.extra.get("recipe")
-        micro = recipe.get("micro") if isinstance(recipe, dict) else None
-        said = "macro" if micro == 0 else "hybrid" if micro else ""
-        described = {
-            "trained_on": trained_on or str(student.info.extra.get("dataset", "")),
-            "sampling": sampling or said,
-            "description": student.info.trained_on,
-            "licence": student.info.licence,
-            "voxel_size_m": student.voxel_size_m,
-        }
-    return {"backbone_options": dict(picked.options), "student_about": described}
 
 
 # -- doing it --------------------------------------------------------------------------------------------------------

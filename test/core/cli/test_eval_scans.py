@@ -264,3 +264,13 @@ def test_tables_without_results_hold_nothing_of_ours():
     cells = [cell.strip() for row in rows for cell in row.strip("|").split("|")[1:] if " / " in cell]
     assert len(cells) > 100 and all(cell.endswith("/ n/a") for cell in cells)
     assert run("tables", "-t", "7").exit_code == 2
+
+
+def test_lists_name_matterport_regions_by_house_and_region(tmp_path):
+    from geopurify_core.cli.evaluate.scans import _listed
+
+    (tmp_path / "test.txt").write_text("2t7WUuJeko7_region0.pth\nULsKaCPVFJR_region17\n")
+    assert _listed(tmp_path / "test.txt", [tmp_path], "matterport") == [
+        tmp_path / "2t7WUuJeko7" / "region_segmentations" / "region0.ply",
+        tmp_path / "ULsKaCPVFJR" / "region_segmentations" / "region17.ply",
+    ]
