@@ -97,9 +97,8 @@ def make_scene(root, name, wrong=0.25, unseen=60):
 def student(tmp_path):
     torch.manual_seed(0)
     network = StudentAffinityNetwork(DIM + 6, 8, 4, 1)
-    info = StudentInfo(
-        "painted:1", DIM, 8, 4, 1, voxel_size_m=0.05, extra={"recipe": {"micro": 16}, "dataset": "rooms"}
-    )
+    about = {"trained_on": "2 scenes (apartment_0300 to apartment_0301)", "extra": {"recipe": {"micro": 16}}}
+    info = StudentInfo("painted:1", DIM, 8, 4, 1, voxel_size_m=0.05, **about)
     save_student(tmp_path / "student.safetensors", network, info)
     return tmp_path / "student.safetensors"
 
