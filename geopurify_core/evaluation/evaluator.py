@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geopurify_core.config import Config
-from geopurify_core.errors import DatasetError, GeoPurifyError, InvalidConfigError, InvalidFrameError
+from geopurify_core.errors import DatasetError, GeoPurifyError, InvalidConfigError, InvalidFrameError, MapMismatchError
 from geopurify_core.evaluation.counts import SceneCounts, count_scene
 from geopurify_core.evaluation.mapped import map_scores
 from geopurify_core.evaluation.openscene import readings_of
@@ -56,9 +57,11 @@ class Evaluator:
         student: Purifies; None scores raw features only.
         lifting: How features get to points; unused by the protocol ``map``.
         config: Of the mapper, for the protocol ``map``.
+        snapshot: For the protocol ``map``: the map to judge, in the scan's frame, instead of one made of its images.
 
     Raises:
         StudentError: The student was made for another backbone or width.
+        MapMismatchError: The map was made by another backbone.
         QueryError, BackboneError: The class names cannot be encoded.
     """
 
@@ -70,9 +73,13 @@ class Evaluator:
         student: Student | None = None,
         lifting: LiftSettings | None = None,
         config: Config | None = None,
+        snapshot: MapSnapshot | None = None,
     ) -> None:
         if student is not None:
             check_student(student, backbone.fingerprint, backbone.feature_dim)
+        if snapshot is not None and snapshot.backbone != backbone.fingerprint:
+            raise MapMismatchError("map.backbone", snapshot.backbone, f"{backbone.fingerprint} did not make this map.")
+        self.snapshot = snapshot
         self.labels, self.protocol, self.backbone, self.student = labels, protocol, backbone, student
         self.lifting, self.config = lifting or LiftSettings(), config or Config()
         self.prompts = label_prompts(labels, protocol.wording, protocol.spelling)
@@ -87,6 +94,7 @@ class Evaluator:
             "protocol": self.protocol.as_plain(),
             "prompts": list(self.prompts),
             "lifting": {"stride": self.lifting.stride} if mapping else asdict(self.lifting),
+            "map": None if self.snapshot is None else _identity(self.snapshot),
             "mapping": {name: mapping[name] for name in ("depth", "map", "fusion") if name in mapping},
             "backbone": {
                 "name": self.backbone.name,
@@ -137,6 +145,8 @@ class Evaluator:
     def _mapped(self, scan: Scan, tell: Progress) -> tuple[MapSnapshot, str]:
         from geopurify_core.pipeline import SemanticMapper
 
+        if self.snapshot is not None:
+            return self.snapshot, ""
         if scan.frames is None:
             raise DatasetError(f"frames of {scan.name}", None, "The scan has no images: export them beside it.")
         mapper, read, used = SemanticMapper(self.config, self.backbone), 0, 0
@@ -220,6 +230,14 @@ def _reason(source: str, error: Exception) -> str:
     log.log(logging.INFO if expected else logging.WARNING, "%s is skipped", source, exc_info=not expected)
     text = " ".join(str(error).split())
     return text if expected and text else f"{type(error).__name__}: {text}"
+
+
+def _identity(snapshot: MapSnapshot) -> str:
+    """Changes with everything of a map that scores depend on."""
+    digest = hashlib.sha256(f"{snapshot.voxel_size_m} {snapshot.purified}".encode())
+    for array in (snapshot.coords, snapshot.features, snapshot.rgb, snapshot.normals):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()[:16]
 
 
 def folder_sources(paths: Sequence[Path], read: Callable[[Path], Scan]) -> list[Source]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from geopurify_core.evaluation.evaluator import Evaluator, Source
     from geopurify_core.evaluation.results import ResultsFolder
     from geopurify_core.labels import LabelSet
+    from geopurify_core.mapping.snapshot import MapSnapshot
     from geopurify_core.purification.student.trained import Student
     from geopurify_core.scans.lift_settings import LiftSettings
     from geopurify_core.vision.base import SemanticBackbone
@@ -65,6 +66,9 @@ def scans(
     ] = None,
     stride: Annotated[int | None, typer.Option(min=1, help="Frames whose number is a multiple of it.")] = None,
     views: Annotated[Path | None, typer.Option(help="Posed images of a cloud, or Matterport3D's images.")] = None,
+    map_path: Annotated[
+        Path | None, typer.Option("--map", help="A saved map in the frame of the one SCENE; implies --protocol map.")
+    ] = None,
     scene_list: Annotated[
         Path | None, typer.Option("--list", help="File with a scene's name a line; SCENE is the folder they are in.")
     ] = None,
@@ -91,6 +95,8 @@ def scans(
     from geopurify_core.vision import load_backbone
 
     settings = load_config(config)
+    snapshot = _saved_map(map_path, scenes)
+    protocol = "map" if snapshot is not None else protocol
     chosen = Protocol.preset(
         protocol, steps=_steps(steps), repeats=repeats, random_frame=random_frame, voxel_size_m=voxel_size_m,
         featureless=featureless, wording=wording,
@@ -101,7 +107,7 @@ def scans(
     picked = _backbone(settings, backbone, backbone_option or [])
     network = load_backbone(picked.name, **picked.options)
     purifier = _student(student, network, settings)
-    evaluator = Evaluator(label_set, chosen, network, purifier, lift_settings, settings)
+    evaluator = Evaluator(label_set, chosen, network, purifier, lift_settings, settings, snapshot)
     about = {
         "backbone_options": dict(picked.options), "student_about": student_about(purifier, trained_on, sampling)
     }  # fmt: skip
@@ -159,6 +165,16 @@ def _listed(scene_list: Path, scenes: list[Path], dataset: str) -> list[Path]:
         parts = [name.removesuffix(".pth").rpartition("_") for name in names]
         return [scenes[0] / house / "region_segmentations" / f"{region}.ply" for house, _, region in parts]
     return [scenes[0] / name.removesuffix(".pth").removesuffix("_vh_clean_2") for name in names]
+
+
+def _saved_map(path: Path | None, scenes: list[Path]) -> MapSnapshot | None:
+    if path is None:
+        return None
+    from geopurify_core.mapping.store import load_map
+
+    if len(scenes) != 1:
+        raise InvalidConfigError("--map", str(path), "Give the one scene that it is a map of.")
+    return load_map(path)
 
 
 def _lift_settings(name: str | None, protocol: str, dataset: str, stride: int | None) -> LiftSettings:

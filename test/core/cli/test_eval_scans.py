@@ -216,6 +216,26 @@ def test_the_map_protocol_judges_what_the_robot_would_know(tmp_path, student):
     assert list(report["results"]) == ["raw", "T=2"] and report["mapping"]["map"]["voxel_size_m"] > 0
 
 
+def test_a_saved_map_is_judged_like_one_made_on_the_way(tmp_path, student):
+    folder, *_ = make_scene(tmp_path, "scene0000_00")
+    made = CliRunner().invoke(app, ["map", str(folder), "--out", str(tmp_path / "room.map"), "--backbone", "painted"])
+    assert made.exit_code == 0, made.output
+    saved = run("scans", folder, "--map", tmp_path / "room.map", "--student", student, "--json")
+    on_the_way = run("scans", folder, "--protocol", "map", "--student", student, "--json")
+    assert json.loads(saved.stdout)["results"] == json.loads(on_the_way.stdout)["results"]
+    assert json.loads(saved.stdout)["protocol"]["name"] == "map"
+    several = run("scans", folder, folder, "--map", tmp_path / "room.map")
+    assert several.exit_code == 2 and "--map" in several.output
+
+
+def test_a_map_of_another_backbone_is_refused(tmp_path, monkeypatch):
+    folder, *_ = make_scene(tmp_path, "scene0000_00")
+    assert CliRunner().invoke(app, ["map", str(folder), "--out", str(tmp_path / "room.map")]).exit_code == 0
+    monkeypatch.setattr(PaintedBackbone, "fingerprint", "painted:2")
+    result = run("scans", folder, "--map", tmp_path / "room.map", "--student", "none")
+    assert result.exit_code == 2 and "painted:1" in result.output
+
+
 def test_a_student_of_another_backbone_is_refused_before_any_scene(tmp_path):
     folder, *_ = make_scene(tmp_path, "scene0000_00")
     info = StudentInfo("another:1", DIM, 8, 4, 1)
