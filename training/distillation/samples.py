@@ -16,7 +16,7 @@ from torch import Tensor
 
 from training.sampling import Samples, draw_anchors
 
-_CHUNK_ELEMENTS = 1 << 24  # similarities at once: 64 MiB in float32
+_CHUNK_ELEMENTS = 1 << 22  # similarities at once: 16 MiB in float32
 NearOf = Callable[[Tensor], Tensor]
 
 
@@ -97,7 +97,7 @@ def sample_rows(points: PointRows, anchors: Tensor, near: Tensor, choice: Choice
         anchors: (A,) int64 points.
         near: (A, K) int64 nearest other points of each, K ≥ micro.
         choice: How to choose.
-        chunk: Anchors that meet all rows at once; 0 chooses it for 64 MiB.
+        chunk: Distinct rows of anchors that meet all rows at once; 0 chooses it for 16 MiB.
 
     Raises:
         ValueError: Fewer points than an anchor needs, or fewer neighbours than micro negatives.
@@ -107,9 +107,19 @@ def sample_rows(points: PointRows, anchors: Tensor, near: Tensor, choice: Choice
             f"{len(points.index)} points with {near.shape[1]} neighbours each: "
             f"{choice.macro + 2} points and {choice.micro} neighbours are needed"
         )
+    order = torch.argsort(points.index[anchors], stable=True)  # anchors that share a descriptor follow each other
+    own, place, number = torch.unique_consecutive(points.index[anchors[order]], return_inverse=True, return_counts=True)
     chunk = chunk or max(1, _CHUNK_ELEMENTS // len(points.rows))
-    parts = [_of_anchors(points, a, n, choice) for a, n in zip(anchors.split(chunk), near.split(chunk), strict=True)]
-    positives, negatives, *cosines = (torch.cat(part) for part in zip(*parts, strict=True))
+    parts, start = [], 0
+    for some, count in zip(own.split(chunk), number.split(chunk), strict=True):
+        stop = start + int(count.sum())
+        group = _Group(
+            points, some, anchors[order[start:stop]], near[order[start:stop]], place[start:stop] - place[start]
+        )
+        parts.append(group.chosen(choice))
+        start = stop
+    back = torch.argsort(order)
+    positives, negatives, *cosines = (torch.cat(part)[back] for part in zip(*parts, strict=True))
     return RowSamples(anchors, positives, negatives, near, *cosines)
 
 
@@ -146,59 +156,86 @@ def _rows_at_once(points: PointRows) -> int:
     return max(1, _CHUNK_ELEMENTS // len(points.rows))
 
 
-def _of_anchors(points: PointRows, anchors: Tensor, near: Tensor, choice: Choice) -> tuple[Tensor, ...]:
-    cosine = points.cosines(anchors)
-    if bool((points.size == 0).any()):
-        cosine.masked_fill_(points.size == 0, torch.inf)
-    positives, positive_cosine = _positives(points, anchors, cosine, choice)
-    macro, macro_cosine = _macro(points, anchors, positives, cosine, choice)
-    near_cosine = cosine.gather(1, points.index[near])
-    hidden = near_cosine.masked_fill(near == positives[:, None], torch.inf)
-    micro = hidden.topk(choice.micro, dim=1, largest=False)
-    negatives = torch.cat([macro, near.gather(1, micro.indices)], dim=1)
-    return positives, negatives, near_cosine, positive_cosine, torch.cat([macro_cosine, micro.values], dim=1)
+class _Group:
+    """Some distinct descriptors and all anchors that have them.
 
+    Args:
+        points: The points.
+        own: (U,) rows.
+        anchors: (A,) points.
+        near: (A, K) their neighbours.
+        of: (A,) which of ``own`` each anchor has.
+    """
 
-def _positives(points: PointRows, anchors: Tensor, cosine: Tensor, choice: Choice) -> tuple[Tensor, Tensor]:
-    """The most similar other point (or one of the similar ones) of each anchor, and how similar it is."""
-    own = points.index[anchors]
-    others = points.size.expand(len(anchors), -1).clone()
-    line = torch.arange(len(anchors), device=own.device)
-    others[line, own] -= 1
-    row = cosine.masked_fill((others == 0) | ~torch.isfinite(cosine), -torch.inf).argmax(dim=1)
-    if choice.above is not None:
-        heavy = torch.where((cosine >= choice.above) & torch.isfinite(cosine), others, 0).cumsum(1)
-        total = heavy[:, -1]
-        ticket = (_uniform(len(anchors), choice.generator, own.device) * total).long().minimum((total - 1).clamp_min(0))
-        drawn = torch.searchsorted(heavy, ticket[:, None], right=True)[:, 0].clamp_max(len(points.rows) - 1)
-        row = torch.where(total > 0, drawn, row)
-    available = others[line, row]
-    random = choice.tie_breaker or (choice.generator if choice.above is not None else None)
-    step = (_uniform(len(anchors), random, own.device) * available).long() if random else torch.zeros_like(row)
-    place = points.start[row] + step.minimum((available - 1).clamp_min(0))
-    place = place + ((row == own) & (place >= points.place[anchors])).long()  # step over the anchor itself
-    return points.order[place], cosine[line, row]
+    def __init__(self, points: PointRows, own: Tensor, anchors: Tensor, near: Tensor, of: Tensor) -> None:
+        self.points, self.anchors, self.near, self.of = points, anchors, near, of
+        self.rows, self.own = own, own[of]
+        self.cosine = points.rows[own] @ points.rows.t()  # (U, M)
 
+    def chosen(self, choice: Choice) -> tuple[Tensor, ...]:
+        """Positives, negatives, and the teacher's cosines to neighbours, positives and negatives."""
+        positives, positive_cosine = self._positives(choice)
+        macro, macro_cosine = self._macro(positives, choice)
+        near_cosine = self._cosine_to(self.points.index[self.near])
+        hidden = near_cosine.masked_fill(self.near == positives[:, None], torch.inf)
+        micro = hidden.topk(choice.micro, dim=1, largest=False)
+        negatives = torch.cat([macro, self.near.gather(1, micro.indices)], dim=1)
+        return positives, negatives, near_cosine, positive_cosine, torch.cat([macro_cosine, micro.values], dim=1)
 
-def _macro(
-    points: PointRows, anchors: Tensor, positives: Tensor, cosine: Tensor, choice: Choice
-) -> tuple[Tensor, Tensor]:
-    """The least similar points: the least similar rows, each with all its points, until there are enough."""
-    wanted = choice.macro + 2  # the anchor and its positive may be among them
-    low = cosine.topk(min(wanted, cosine.shape[1]), dim=1, largest=False)
-    size = points.size[low.indices]
-    end = size.cumsum(1)
-    slots = torch.arange(wanted, device=cosine.device).expand(len(anchors), -1).contiguous()
-    at = torch.searchsorted(end, slots, right=True).clamp_max(low.indices.shape[1] - 1)
-    row, own_size = low.indices.gather(1, at), size.gather(1, at)
-    within = slots - (end - size).gather(1, at)
-    if choice.tie_breaker is not None:
-        turn = (_uniform(size.numel(), choice.tie_breaker, size.device).view(size.shape) * size).long()
-        within = (within + turn.gather(1, at)) % own_size
-    found = points.order[points.start[row] + within]
-    taken = (found == anchors[:, None]) | (found == positives[:, None])
-    keep = torch.argsort(taken.long(), dim=1, stable=True)[:, : choice.macro]
-    return found.gather(1, keep), low.values.gather(1, at).gather(1, keep)
+    def _cosine_to(self, rows: Tensor) -> Tensor:
+        """(A, k) from (A, k) rows."""
+        return self.cosine.view(-1)[self.of[:, None] * self.cosine.shape[1] + rows]
+
+    def _positives(self, choice: Choice) -> tuple[Tensor, Tensor]:
+        """The most similar other point (or one of the similar ones) of each anchor, and how similar it is."""
+        points, device = self.points, self.of.device
+        possible = self.cosine.masked_fill(points.size == 0, -torch.inf)
+        alone = torch.nonzero(points.size[self.rows] < 2)[:, 0]
+        possible[alone, self.rows[alone]] = -torch.inf
+        row = possible.argmax(dim=1)[self.of]
+        if choice.above is not None:
+            row = self._drawn_above(choice, row)
+        available = points.size[row] - (row == self.own).long()
+        random = choice.tie_breaker or (choice.generator if choice.above is not None else None)
+        step = (_uniform(len(row), random, device) * available).long() if random else torch.zeros_like(row)
+        place = points.start[row] + step.minimum((available - 1).clamp_min(0))
+        place = (
+            place + ((row == self.own) & (place >= points.place[self.anchors])).long()
+        )  # step over the anchor itself
+        return points.order[place], self._cosine_to(row[:, None])[:, 0]
+
+    def _drawn_above(self, choice: Choice, otherwise: Tensor) -> Tensor:
+        """(A,) rows, each as likely as it has points, among those similar enough; ``otherwise`` if there are none."""
+        assert choice.above is not None
+        heavy = torch.where(self.cosine >= choice.above, self.points.size, 0)
+        line = torch.arange(len(heavy), device=heavy.device)
+        heavy[line, self.rows] -= (heavy[line, self.rows] > 0).long()  # the anchor itself
+        heavy = heavy.view(-1).cumsum(0)
+        last = heavy[self.cosine.shape[1] - 1 :: self.cosine.shape[1]]  # at the end of each of the U lines
+        total = last.diff(prepend=last.new_zeros(1))
+        drawn = (_uniform(len(self.of), choice.generator, self.of.device) * total[self.of]).long()
+        ticket = (last - total)[self.of] + drawn.minimum((total[self.of] - 1).clamp_min(0))
+        row = torch.searchsorted(heavy, ticket, right=True) - self.of * self.cosine.shape[1]
+        return torch.where(total[self.of] > 0, row, otherwise)
+
+    def _macro(self, positives: Tensor, choice: Choice) -> tuple[Tensor, Tensor]:
+        """The least similar points: the least similar rows, each with all its points, until there are enough."""
+        points, wanted = self.points, choice.macro + 2  # the anchor and its positive may be among them
+        there = self.cosine if bool((points.size > 0).all()) else self.cosine.masked_fill(points.size == 0, torch.inf)
+        low = there.topk(min(wanted, there.shape[1]), dim=1, largest=False)
+        size = points.size[low.indices]
+        end = size.cumsum(1)
+        slots = torch.arange(wanted, device=size.device).expand(len(size), -1).contiguous()
+        at = torch.searchsorted(end, slots, right=True).clamp_max(low.indices.shape[1] - 1)
+        row, within = low.indices.gather(1, at)[self.of], (slots - (end - size).gather(1, at))[self.of]
+        if choice.tie_breaker is not None:  # each anchor starts anywhere in a row's points
+            turn = _uniform(len(self.of) * size.shape[1], choice.tie_breaker, size.device).view(len(self.of), -1)
+            own_size = points.size[row]
+            within = (within + (turn.gather(1, at[self.of]) * own_size).long()) % own_size
+        found = points.order[points.start[row] + within]
+        taken = (found == self.anchors[:, None]) | (found == positives[:, None])
+        keep = torch.argsort(taken.byte(), dim=1, stable=True)[:, : choice.macro]
+        return found.gather(1, keep), low.values.gather(1, at)[self.of].gather(1, keep)
 
 
 def _uniform(count: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
