@@ -154,7 +154,8 @@ def _tell(report: Report, folder: Path) -> None:
     counts = ", ".join(f"{count} {status}" for status, count in sorted(report.counts.items())) or "nothing done"
     missing = report.total - len(report.outcomes)
     stopped = f"; interrupted, {missing} left" if report.interrupted else ""
-    out.print(f"{folder}: {counts} in {report.seconds:.0f} s ({report.scenes_per_hour:.0f} scenes/h){stopped}")
+    line = f"{folder}: {counts} in {report.seconds:.0f} s ({report.scenes_per_hour:.0f} scenes/h){stopped}"
+    out.print(line, markup=False, soft_wrap=True)
     if report.failed:
         table = Table("skipped", "source", "why", box=None, pad_edge=False)
         for outcome in report.failed:

@@ -16,6 +16,7 @@ from geopurify_core.datasets.base import iterate
 from geopurify_core.datasets.synthetic import SyntheticDataset
 from geopurify_core.errors import BackboneError, DatasetError, InvalidFrameError
 from geopurify_core.frame import RGBDFrame
+from geopurify_core.geometry import estimate_up
 from geopurify_core.mapping.keys import pack_keys
 from geopurify_core.mapping.snapshot import MapSnapshot
 from geopurify_core.pipeline import SemanticMapper
@@ -26,6 +27,7 @@ from training.scenes.prepared import PreparedScene
 from training.scenes.seeds import walk_of
 
 log = logging.getLogger(__name__)
+_UPRIGHT_COS = np.cos(np.radians(10.0))
 REACH_M = 0.1  # a voxel takes the label of the nearest scan point within this distance
 
 
@@ -59,7 +61,14 @@ def map_recording(
     """A recording as a scene without labels, and ``used/all`` frames."""
     recording = open_dataset(place)
     snapshot, used = map_frames(iterate(recording, stride=stride), config, backbone, name)
-    return scene_of_map(name, snapshot), f"{used}/{len(range(0, len(recording), stride))}"
+    about = {"up": up} if (up := tilted_up(snapshot)) else {}
+    return scene_of_map(name, snapshot, about=about), f"{used}/{len(range(0, len(recording), stride))}"
+
+
+def tilted_up(snapshot: MapSnapshot) -> list[float]:
+    """Which way is up, where that is clearly not z (a world that is the first camera's); else nothing."""
+    up = estimate_up(snapshot)
+    return [] if up[2] > _UPRIGHT_COS else [round(float(part), 4) for part in up]
 
 
 def map_scan(scan: Scan, stride: int, config: Config, backbone: SemanticBackbone) -> tuple[PreparedScene, str]:

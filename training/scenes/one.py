@@ -102,7 +102,7 @@ def is_whole(header: ShardHeader | None, source: Source, settings: Preparation) 
         "source": (about.get("source"), source.label),
         "settings": (about.get("recipe", defaults), settings.fingerprint(source.kind)),
         "files": (about.get("inputs", ""), source.inputs() if "inputs" in about else ""),
-        "label set": (about.get("label_set", ""), _label_set(about, source, settings)),
+        "label set": (about.get("labels_wanted", about.get("label_set", "")), settings.labels_of(source.kind)),
         "walk": (about.get("frames"), _frames(about, source)),
     }
     for what, (found, expected) in wanted.items():
@@ -110,12 +110,6 @@ def is_whole(header: ShardHeader | None, source: Source, settings: Preparation) 
             log.info("%s is made again: its %s differs", source.name, what)
             return False
     return True
-
-
-def _label_set(about: dict[str, Any], source: Source, settings: Preparation) -> str:
-    """What should stand in the shard: the wanted set, or nothing where the scan had no such labels."""
-    stored = str(about.get("label_set", ""))
-    return stored if stored == "" else settings.labels_of(source.kind)
 
 
 def is_taught(out: Path, name: str, choice: TeacherChoice) -> bool:
@@ -153,6 +147,7 @@ def make_scene(source: Source, settings: Preparation) -> PreparedScene:
         "source": source.label,
         "recipe": settings.fingerprint(source.kind),
         "inputs": source.inputs(),
+        "labels_wanted": settings.labels_of(source.kind),  # the scan may not have them
     }
     if source.kind == "synthetic":
         scene, about["frames"] = map_apartment(source.seed, settings.config, backbone, source.name)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geopurify_core.errors import DatasetError
+from geopurify_core.geometry import level_rotation
 from training.teachers.base import PointCloud, TeacherFeatures
 
 FORMAT = 1
@@ -29,15 +30,15 @@ class PreparedScene:
 
     Attributes:
         name: Unique within a folder of shards; no dot in it.
-        points_m: (N, 3) float32, metres, z up: scan points, or centres of map voxels.
+        points_m: (N, 3) float32, metres: scan points, or centres of map voxels. z is up, unless ``about`` names an up.
         rgb: (N, 3) uint8.
         normals: (N, 3) float16, unit; zero where nothing can be said.
         features: (N, C) float16, fused 2D features, not normalised; zero where no view saw the point.
         weight: (N,) float32, what is behind ``features`` (views or observation weight); 0 where they are missing.
         labels: (N,) uint8 class in ``about["label_set"]``, 255 none; or None. Never looked at in training.
         instances: (N,) int32, 0 unknown; or None. Only the ``known`` teacher looks at them.
-        about: backbone, text_fingerprint (of the features), voxel_size_m (0 for scan points), source, label_set, and
-            whatever else the preparation wants to remember; JSON values.
+        about: backbone, text_fingerprint (of the features), voxel_size_m (0 for scan points), source, label_set, up
+            (three numbers, where z is not), and whatever else the preparation wants to remember; JSON values.
     """
 
     name: str
@@ -64,8 +65,12 @@ class PreparedScene:
         return str(self.about.get("backbone", ""))
 
     def cloud(self) -> PointCloud:
-        """What a teacher may see."""
-        return PointCloud(self.points_m, self.rgb, self.normals.astype(np.float32), self.instances)
+        """What a teacher may see, upright: z is up even where it is not in the map."""
+        points_m, normals = self.points_m, self.normals.astype(np.float32)
+        if "up" in self.about:
+            turn = level_rotation(self.about["up"]).T.astype(np.float32)
+            points_m, normals = points_m @ turn, normals @ turn
+        return PointCloud(points_m, self.rgb, normals, self.instances)
 
 
 def scene_path(folder: Path, name: str) -> Path:

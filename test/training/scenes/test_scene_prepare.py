@@ -1,0 +1,213 @@
+"""Many scenes: in processes and on Ray whose workers are killed, interrupted, and from the command line."""
+
+import importlib.util
+import json
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+
+import pytest
+from typer.testing import CliRunner
+
+from geopurify_core.errors import BackboneError, DatasetError, GeoPurifyError, InvalidConfigError
+from training.cli import app
+from training.scenes import workers
+from training.scenes.prepare import choose_runner, prepare_scenes
+from training.scenes.prepared import load_scene, scene_names, scene_path
+from training.scenes.settings import Preparation, TeacherChoice
+from training.scenes.sources import Source, find_sources
+
+SETTINGS = Preparation(lift={"stride": 1, "border_px": 2}, teachers=(TeacherChoice("known"),))
+LIFT = ["--lift", "border_px=2", "--stride", "1"]
+
+
+@pytest.fixture
+def sources(disk, scans):
+    """Three good scenes, and one with a broken mesh."""
+    bad = disk.write_scannet(scans / "scene0003_00") / "scene0003_00_vh_clean_2.ply"
+    bad.write_bytes(bad.read_bytes()[:9000])
+    return find_sources([str(scans)], None)
+
+
+def check(out, report):
+    """Three whole scenes with their teacher, and the broken one listed."""
+    assert report.counts == {"prepared": 3, "failed": 1}
+    assert scene_names(out) == ["scene0000_00", "scene0001_00", "scene0002_00"]
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert list(manifest["scenes"]) == scene_names(out)
+    assert all(list(entry["teachers"]) == ["known"] for entry in manifest["scenes"].values())
+    assert [(entry["name"], entry["error"]) for entry in manifest["skipped"]] == [("scene0003_00", "DatasetError")]
+    assert not list(out.glob("*.tmp"))
+
+
+def test_one_after_the_other(sources, tmp_path):
+    told = []
+    report = prepare_scenes(sources, tmp_path / "out", SETTINGS, after_each=lambda r: told.append(len(r.outcomes)))
+    check(tmp_path / "out", report)
+    assert told == [1, 2, 3, 4] and report.scenes_per_hour > 0
+    again = prepare_scenes(sources, tmp_path / "out", SETTINGS)
+    assert again.counts == {"whole": 3, "failed": 1} and again.scenes_per_hour == 0
+
+
+@pytest.fixture(scope="module")
+def alone(disk, tmp_path_factory):
+    """The same scenes prepared without any other process."""
+    folder = tmp_path_factory.mktemp("alone")
+    scans = [disk.write_scannet(folder / "scans" / f"scene000{i}_00") for i in range(3)]
+    prepare_scenes(find_sources([str(scan) for scan in scans], None), folder, SETTINGS)
+    return folder
+
+
+@pytest.mark.slow
+def test_a_killed_process_loses_nothing(sources, tmp_path, alone):
+    """Both workers are killed when the first scene is done; their scenes are tried again in new ones."""
+    out, killed = tmp_path / "out", []
+
+    def kill(report):
+        if len(report.outcomes) == 1:
+            killed.extend(child.pid for child in multiprocessing.active_children())
+            for pid in killed:
+                os.kill(pid, signal.SIGKILL)
+
+    report = prepare_scenes(sources, out, SETTINGS, choose_runner(workers=2), kill)
+    assert len(killed) >= 1 and not multiprocessing.active_children()
+    check(out, report)
+    for name in scene_names(out):
+        for part in (f"{name}.safetensors", f"{name}.known.safetensors"):
+            if part.count(".") == 1:
+                mine, other = load_scene(out, name), load_scene(alone, name)
+                assert (mine.features == other.features).all() and (mine.points_m == other.points_m).all()
+
+
+class _Deadly:
+    """Ends the process that unpickles it, like a scene that needs more memory than there is."""
+
+    def __reduce__(self):
+        return os._exit, (9,)
+
+
+@pytest.mark.slow
+def test_a_scene_that_kills_its_worker_each_time_is_given_up(sources, tmp_path):
+    deadly = Source("deadly", "synthetic", _Deadly())
+    outcomes = {o.name: o for o in workers.run_in_processes([deadly, sources[3]], tmp_path, SETTINGS, 2, retries=1)}
+    assert outcomes["deadly"].error == "WorkerDied" and "died 2 times" in outcomes["deadly"].reason
+    assert outcomes["scene0003_00"].error == "DatasetError"  # its own fault, whatever happened beside it
+
+
+def test_workers_share_the_cores(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.delenv("GEOPURIFY_THREADS", raising=False)
+    with workers.thread_limit(2):
+        assert os.environ["OMP_NUM_THREADS"] == os.environ["GEOPURIFY_THREADS"] == "2"
+    assert os.environ["OMP_NUM_THREADS"] == "7" and "GEOPURIFY_THREADS" not in os.environ
+
+
+def test_settings_that_suit_no_scene_end_the_run_at_once(sources, tmp_path):
+    for settings, error in (
+        (Preparation(backbone="nosuch"), BackboneError),
+        (Preparation(recipe="nosuch"), InvalidConfigError),
+        (Preparation(teachers=(TeacherChoice("nosuch"),)), InvalidConfigError),
+    ):
+        with pytest.raises(error):
+            prepare_scenes(sources, tmp_path / "out", settings)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DatasetError, match="written"):
+        prepare_scenes(sources, tmp_path / "file", SETTINGS)
+    with pytest.raises(InvalidConfigError, match="workers"):
+        choose_runner(workers=0)
+
+
+# -- Ray -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (pip install ray)")
+def test_a_killed_ray_worker_loses_nothing(sources, tmp_path, alone):
+    """Two local workers; one is killed when the first scene is done, and Ray runs its task again."""
+    psutil = pytest.importorskip("psutil")
+    out, killed = tmp_path / "out", []
+
+    def kill(report):
+        if len(report.outcomes) == 1:
+            for process in psutil.Process().children(recursive=True):
+                with suppress(psutil.Error):
+                    if process.cmdline()[0].startswith("ray::") and "_in_task" in process.cmdline()[0] and not killed:
+                        process.kill()
+                        killed.append(process.pid)
+
+    report = prepare_scenes(sources, out, SETTINGS, choose_runner(workers=2, ray="local"), kill)
+    assert killed
+    check(out, report)
+    for name in scene_names(out):
+        assert (load_scene(out, name).features == load_scene(alone, name).features).all()
+    import ray
+
+    assert not ray.is_initialized()
+
+
+def test_without_ray_it_says_what_to_install(sources, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(GeoPurifyError, match="pip install ray"):
+        prepare_scenes(sources, tmp_path / "out", SETTINGS, choose_runner(ray="auto"))
+
+
+# -- the command -----------------------------------------------------------------------------------------------------
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["prepare", *(str(argument) for argument in arguments)])
+
+
+def test_the_command_lists_what_it_would_do_then_does_it(sources, scans, tmp_path):
+    out = tmp_path / "out"
+    dry = run(scans, "--out", out, *LIFT, "--teacher", "known", "--dry-run")
+    assert dry.exit_code == 0 and not out.exists()
+    assert re.search(r"scene0000_00\s+scannet:scene0000_00\s+scene, known", dry.output)
+    done = run(scans, "--out", out, *LIFT, "--limit", "2")
+    assert done.exit_code == 0 and "2 prepared" in done.output
+    taught = run("--out", out, "--teacher", "known", "-o", "seed=3")
+    assert taught.exit_code == 0 and "2 taught" in taught.output
+    failed = run(scans, "--out", out, *LIFT)
+    assert failed.exit_code == 1 and "1 failed, 1 prepared, 2 whole" in failed.output
+    assert "scene0003_00" in failed.output and "DatasetError" in failed.output
+
+
+def test_the_command_refuses_what_makes_no_sense(scans, tmp_path):
+    for arguments in (
+        ["--out", tmp_path / "nothing"],
+        [tmp_path / "absent"],
+        ["synthetic:10"],
+        [scans, "--teacher", "known", "--teacher", "geometric", "-o", "seed=1"],
+        [scans, "--lift", "colour=3", "--out", tmp_path / "o", "--dry-run"],
+    ):
+        assert run(*arguments).exit_code == 2, arguments
+
+
+@pytest.mark.slow
+def test_interrupted_it_keeps_what_is_done_and_goes_on_later(disk, tmp_path, repository):
+    for i in range(12):
+        disk.write_scannet(tmp_path / "scans" / f"scene{i:04d}_00")
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "training", "prepare", str(tmp_path / "scans"), "--out", str(out), *LIFT]
+    process = subprocess.Popen([*command, "--workers", "2"], cwd=repository, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 120
+        while not scene_names(out) and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
+        assert process.wait(timeout=60) == 130
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    done = scene_names(out)
+    assert 1 <= len(done) < 12 and not list(out.glob("*.tmp"))
+    assert list(json.loads((out / "manifest.json").read_text())["scenes"]) == done
+    stamps = {name: scene_path(out, name).stat().st_mtime_ns for name in done}
+    sources = find_sources([str(tmp_path / "scans")], None)[: len(done) + 1]
+    prepare_scenes(sources, out, Preparation(lift={"stride": 1, "border_px": 2}, stride=1))
+    assert {name: scene_path(out, name).stat().st_mtime_ns for name in done} == stamps
