@@ -54,6 +54,7 @@ VARIANTS: tuple[Variant, ...] = (
     Variant("hybrid", "sampling, InfoNCE alone", "hybrid: 48 macro + 16 micro", _INFO_NCE),
     Variant("macro_only", "sampling, InfoNCE alone", "macro-only: 64", {**_INFO_NCE, "macro": 64, "micro": 0}),
     Variant("known", "teacher", "true objects", teacher="known"),
+    Variant("random", "teacher", "none: random weights", {"steps": 1, "lr": 1e-9}),
     Variant("affinity_only", "loss", "affinity alone", {"contrast": 0.0}),
     Variant("width_32", "width", "32", {"hidden": 32}),
     Variant("width_96", "width", "96", {"hidden": 96}),
