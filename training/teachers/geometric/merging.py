@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.teachers.geometric.segments import COLOUR, Segments, merged
+from training.teachers.geometric.structure import tint_of
 
 _ROUNDS = 60
 
@@ -23,32 +24,39 @@ class MergeCosts:
         concave: Border lies in a hollow, as that of a cup and its table.
         convex: Border lies on a ridge, as that of two sides of a box; taken off.
         share: Part of the smaller one's border that they share; taken off.
-        small: Taken off where the smaller one has few cells: halves with every e-fold beyond ``small_cells``.
+        alone: The same without borders with floor, ceiling and walls: legs of a chair touch nothing else; taken
+            off.
+        small: Taken off where the smaller one has few cells: half of it at ``small_cells``.
+        light, tint: Differences of logarithmic lightness and of tint that count as clear.
     """
 
-    colour: float = 1.0
-    step: float = 0.5
-    bend: float = 0.5
-    concave: float = 1.0
-    convex: float = 0.6
-    share: float = 0.5
-    small: float = 0.3
-    small_cells: float = 20.0
+    colour: float = 0.95
+    step: float = 0.27
+    bend: float = 0.3
+    concave: float = 0.5
+    convex: float = 0.5
+    share: float = 0.28
+    alone: float = 0.06
+    small: float = 0.45
+    small_cells: float = 80.0
+    light: float = 0.4
+    tint: float = 0.05
 
 
-_CHROMA, _LIGHT = 0.06, 0.15  # CIELAB / 100: a clear difference of paint; light varies with shade
+_LIGHT = 0.15  # CIELAB / 100: a clear step in lightness; shade makes smaller ones
 
 
-def border_cost(segments: Segments, costs: MergeCosts) -> NDArray[np.float64]:
-    """(B,) cost of merging across each border."""
+def border_cost(segments: Segments, costs: MergeCosts, kind: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(B,) cost of merging across each border; only those between segments of one ``kind`` (S,) mean something."""
     first, second = segments.borders.T
     number = segments.touch[:, 0]
     colour = segments.mean[:, COLOUR]
     across = segments.touch[:, 1:] / number[:, None]
-    perimeter = np.bincount(segments.borders.ravel(), weights=np.repeat(number, 2), minlength=len(segments))
-    share = number / np.minimum(perimeter[first], perimeter[second])
+    share = number / _smaller_perimeter(segments, number)
+    alone = number / np.maximum(_smaller_perimeter(segments, np.where(kind[first] == kind[second], number, 0)), 1)
     smaller = np.minimum(segments.size[first], segments.size[second])
-    apart = np.square((colour[first] - colour[second]) / (_LIGHT, _CHROMA, _CHROMA)).sum(axis=1)
+    look = np.concatenate([np.log(colour[:, :1].clip(0.03)) / costs.light, tint_of(colour) / costs.tint], axis=1)
+    apart = np.square(look[first] - look[second]).sum(axis=1)
     return np.asarray(
         costs.colour * (1 - np.exp(-apart))
         + costs.step * (1 - np.exp(-np.square(across[:, 0] / _LIGHT)))
@@ -56,8 +64,15 @@ def border_cost(segments: Segments, costs: MergeCosts) -> NDArray[np.float64]:
         + costs.concave * np.clip(-across[:, 2], 0, 1)
         - costs.convex * np.clip(across[:, 2], 0, 1)
         - costs.share * share
+        - costs.alone * alone
         - costs.small / (1 + smaller / costs.small_cells)
     )
+
+
+def _smaller_perimeter(segments: Segments, number: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(B,) edges to others, of that of the two that has fewer; ``number`` (B,) of edges across each border."""
+    total = np.bincount(segments.borders.ravel(), weights=np.repeat(number, 2), minlength=len(segments))
+    return np.asarray(np.minimum(total[segments.borders[:, 0]], total[segments.borders[:, 1]]))
 
 
 def merge(
@@ -79,7 +94,7 @@ def merge(
     for _ in range(_ROUNDS):
         if not len(segments.borders):
             break
-        pairs = _mutual_best(segments, border_cost(segments, costs), limit, kind)
+        pairs = _mutual_best(segments, border_cost(segments, costs, kind), limit, kind)
         if not len(pairs):
             break
         target = np.arange(len(segments))

@@ -62,10 +62,7 @@ def _grow(edges, cost, parent, k, smallest):
             a, b = _root(parent, edges[e, 0]), _root(parent, edges[e, 1])
             if a == b:
                 continue
-            if sweep == 0:
-                join = cost[e] <= min(limit[a], limit[b])
-            else:
-                join = min(size[a], size[b]) < smallest
+            join = cost[e] <= min(limit[a], limit[b]) if sweep == 0 else min(size[a], size[b]) < smallest
             if join:
                 if b < a:
                     a, b = b, a

@@ -21,7 +21,8 @@ class Segments:
             normal 6, number of cells with one 1.
         low, high: (S, 3) float64 box, metres.
         borders: (B, 2) int64 segments, first < second.
-        touch: (B, 4) float64 sums over the edges across: number, difference of colour, bend (1 - |cos|), and how convex.
+        touch: (B, 4) float64 sums over the edges across: number, difference of colour, bend
+            (1 - |cos|), and how convex.
     """
 
     size: NDArray[np.float64]

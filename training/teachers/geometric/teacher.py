@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +20,12 @@ from training.teachers.geometric.patches import edge_cost, patches_of
 from training.teachers.geometric.segments import segments_of
 from training.teachers.geometric.structure import THING, Structure, kinds_of
 
-_VERSION = 1
+_VERSION = 2
+_DOUBLINGS, _FEWEST_TOUCHING = 3, 4  # a surface gives a cell 8 neighbours at least
+# What keeps patches of one face apart: ridges as well as hollows.
+_SURFACE = MergeCosts(
+    colour=1.0, step=0.5, bend=1.5, concave=1.0, convex=0.0, share=0.3, alone=0.0, small=0.2, small_cells=20.0, tint=0.1
+)
 
 
 @dataclass(frozen=True)
@@ -41,20 +48,18 @@ class Settings:
 
     cell_m: float = 0.04
     scales_m: tuple[float, ...] = (0.08, 0.16, 0.32)
-    smoothing: int = 2
+    smoothing: int = 1
     colour_weight: float = 100.0
     normal_weight: float = 1.0
     patch_scale: float = 1.0
-    patch_cells: int = 10
-    surface: MergeCosts = field(
-        default_factory=lambda: MergeCosts(colour=1, step=0.5, bend=1.5, concave=1, convex=0, share=0.3, small=0.2)
-    )
+    patch_cells: int = 5
+    surface: MergeCosts = field(default_factory=lambda: _SURFACE)
     surface_limit: float = 0.2
     thing: MergeCosts = field(default_factory=MergeCosts)
-    thing_limits: tuple[float, ...] = (0.4, 0.7, 0.95)
+    thing_limits: tuple[float, ...] = (0.6, 0.7)
     structure: Structure | None = field(default_factory=Structure)
-    level_weights: tuple[float, ...] = (0.1, 0.2, 0.35, 0.2)
-    look_weight: float = 0.15
+    level_weights: tuple[float, ...] = (0.05, 0.45, 0.4)
+    look_weight: float = 0.1
     width: int = 48
 
 
@@ -87,9 +92,8 @@ class GeometricTeacher:
     licence = "none: there are no weights"
     SAME = 0.5  # cosine from which on two points belong to the same thing
 
-    def __init__(self, **settings: object) -> None:
-        self.settings = Settings(**settings)  # type: ignore[arg-type]
-        _check(self.settings)
+    def __init__(self, **settings: Any) -> None:
+        self.settings = _settings(settings)
         content = repr(sorted(asdict(self.settings).items()))
         self.fingerprint = f"geometric:{_VERSION}:{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
@@ -99,10 +103,19 @@ class GeometricTeacher:
         Raises:
             DatasetError: No points, positions that are not finite, arrays of different lengths.
         """
-        cells = cells_of(cloud, self.settings.cell_m)
+        cells = self.cells(cloud)
         geometry = geometry_of(cells, self.settings.scales_m, self.settings.smoothing)
         hierarchy = self.hierarchy(cells, geometry)
         return TeacherFeatures(self._rows(cells, geometry, hierarchy), hierarchy.surfaces[cells.index].astype(np.int32))
+
+    def cells(self, cloud: PointCloud) -> Cells:
+        """The cells of a cloud; larger ones, up to eight times, for a scan so sparse that its cells do not touch."""
+        cells = cells_of(cloud, self.settings.cell_m)
+        for _ in range(_DOUBLINGS):
+            if 2 * len(cells.edges) >= _FEWEST_TOUCHING * len(cells):
+                break
+            cells = cells_of(cloud, 2 * cells.size_m)
+        return cells
 
     def hierarchy(self, cells: Cells, geometry: Geometry) -> Hierarchy:
         """Patches, surfaces and things."""
@@ -111,7 +124,9 @@ class GeometricTeacher:
         patches = patches_of(cost, cells.edges, len(cells), own.patch_scale, own.patch_cells)
         segments, label = merge(segments_of(patches, cells, geometry), own.surface, own.surface_limit)
         surfaces = label[patches]
-        kind = np.full(len(segments), THING) if own.structure is None else kinds_of(segments, own.cell_m, own.structure)
+        kind = (
+            np.full(len(segments), THING) if own.structure is None else kinds_of(segments, cells.size_m, own.structure)
+        )
         label, levels, of_surface = np.arange(len(segments)), [], kind
         for limit in own.thing_limits:
             segments, step = merge(segments, own.thing, limit, kind)
@@ -129,6 +144,25 @@ class GeometricTeacher:
         shape = np.stack([np.bincount(surfaces, weights=c) for c in geometry.shape.T.astype(np.float64)], axis=1)
         look = looks(segments, shape / segments.size[:, None])
         return descriptors(levels, own.level_weights, look, own.look_weight, own.width).astype(np.float16)
+
+
+def _settings(options: dict[str, Any]) -> Settings:
+    """Settings from options as a command line gives them: lists for tuples, mappings for groups."""
+    made: dict[str, Any] = {}
+    for name, value in options.items():
+        group = {"surface": MergeCosts, "thing": MergeCosts, "structure": Structure}.get(name)
+        base = _SURFACE if name == "surface" else None
+        if isinstance(value, Mapping) and group is not None:
+            value = replace(base, **value) if base else group(**value)
+        if group is not None and not isinstance(value, group) and not (name == "structure" and value is None):
+            raise InvalidConfigError(name, value, f"Give a mapping of fields of {group.__name__}.")
+        made[name] = tuple(value) if isinstance(value, list) else value
+    settings = Settings(**made)
+    try:
+        _check(settings)
+    except TypeError as error:
+        raise InvalidConfigError("teacher options", options, f"Numbers are needed: {error}") from error
+    return settings
 
 
 def _check(settings: Settings) -> None:
