@@ -117,5 +117,6 @@ def fingerprint_of(state_dict: Mapping[str, Tensor]) -> str:
     for name in sorted(state_dict):
         value = state_dict[name].detach().cpu().contiguous()
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(memoryview(value.reshape(-1).view(torch.uint8).numpy()))
+        raw: Any = value.reshape(-1).view(torch.uint8).numpy()
+        digest.update(raw)
     return digest.hexdigest()[:16]

@@ -112,4 +112,5 @@ def _drawn(inverse: NDArray[np.int64], cells: int, generator: torch.Generator) -
     order = np.argsort(inverse, kind="stable")
     counts = np.bincount(inverse, minlength=cells)
     draws = torch.rand(cells, generator=generator, dtype=torch.float64).numpy()
-    return order[np.cumsum(counts) - counts + (draws * counts).astype(np.int64)]
+    drawn: NDArray[np.int64] = order[np.cumsum(counts) - counts + (draws * counts).astype(np.int64)]
+    return drawn
