@@ -28,6 +28,7 @@ def run_on_ray(
     workers: int = 1,
     retries: int = RETRIES,
     cpus: int = 1,
+    gpus: float = 0.0,
 ) -> Iterator[Outcome]:
     """Outcomes as they come. A task whose worker or node dies is run again by Ray, ``retries`` times.
 
@@ -38,6 +39,7 @@ def run_on_ray(
         address: ``auto`` or HOST:PORT of a running cluster; ``local`` starts one here with ``workers`` processes.
         workers: Processes of a local cluster; a running one decides itself how many fit.
         cpus: Cores for each task.
+        gpus: Share of a GPU for each task; Ray hides the GPUs from tasks that ask for none.
 
     Raises:
         NotAvailableError: Ray is not installed, or there is no cluster at the address.
@@ -46,7 +48,7 @@ def run_on_ray(
     temporary = tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
     try:
         _connect(ray, address, workers * cpus, temporary.name)
-        task = ray.remote(num_cpus=cpus, max_retries=retries)(_in_task)
+        task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries)(_in_task)
         environment = {"env_vars": {**thread_variables(cpus), "PYTHONPATH": os.pathsep.join(_python_path())}}
         task = task.options(runtime_env=environment)
         shared = ray.put(settings)
@@ -80,7 +82,6 @@ def _outcome(ray: Any, reference: Any, source: Source) -> Outcome:
 
 def _import_ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray
     except ImportError as error:

@@ -60,6 +60,7 @@ def prepare(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many scenes.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
     ray: Annotated[str, typer.Option(metavar="ADDRESS", help="Ray cluster: local, auto, or HOST:PORT.")] = "",
+    gpus: Annotated[float, typer.Option(min=0, help="With --ray: share of a GPU for each scene, as 0.25.")] = 0.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be done.")] = False,
 ) -> None:
     """Make scenes ready for distillation: points, fused 2D features and a teacher's descriptors, one shard each.
@@ -89,7 +90,7 @@ def prepare(
         from geopurify_core.errors import DatasetError
 
         raise DatasetError("SOURCE", sources, f"Give one: there are no scenes in {out_folder} either.")
-    runner = choose_runner(workers, ray)
+    runner = choose_runner(workers, ray, gpus)
     if dry_run:
         _list(found, out_folder, settings)
         return

@@ -53,14 +53,15 @@ class Report:
         return 3600 * worked / max(self.seconds, 1e-9)
 
 
-def choose_runner(workers: int = 1, ray: str = "") -> Runner:
-    """Where scenes are prepared: here, in ``workers`` processes, or on the Ray cluster at an address."""
+def choose_runner(workers: int = 1, ray: str = "", gpus: float = 0.0) -> Runner:
+    """Where scenes are prepared: here, in ``workers`` processes, or on the Ray cluster at an address, with a share of a
+    GPU for each scene."""
     if workers < 1:
         raise InvalidConfigError("--workers", workers, "Give a number of at least 1.")
     if ray:
         from training.scenes.cluster import run_on_ray
 
-        return lambda sources, out, settings: run_on_ray(sources, out, settings, ray, workers)
+        return lambda sources, out, settings: run_on_ray(sources, out, settings, ray, workers, gpus=gpus)
     if workers == 1:
         return run_here
     return lambda sources, out, settings: run_in_processes(sources, out, settings, workers)

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -69,6 +71,33 @@ def test_frames_are_chosen_by_their_number(disk, tmp_path, exported):
         assert centres == [disk.CENTRES[number] for number in numbers]
     with pytest.raises(DatasetError, match="stride"):
         list(scan.frames(0))
+
+
+def sens_bytes(disk):
+    """The same frames as a ``.sens`` file, version 4: raw colours, zlib depth in millimetres."""
+    matrices = np.eye(4, dtype="<f4")
+    matrices[:3, :3] = disk.K
+    header = struct.pack("<IQ", 4, 1) + b"s" + b"".join(m.tobytes() for m in (matrices, np.eye(4, dtype="<f4")) * 2)
+    header += struct.pack("<ii4IfQ", 0, 1, *(disk.WIDTH, disk.HEIGHT) * 2, 1000.0, len(disk.CENTRES))
+    parts = [header]
+    for centre in disk.CENTRES.values():
+        rgb, depth = disk.image(*centre)
+        packed = zlib.compress(np.round(depth * 1000).astype("<u2").tobytes())
+        parts.append(disk.pose(*centre).astype("<f4").tobytes() + struct.pack("<4Q", 0, 0, rgb.nbytes, len(packed)))
+        parts += [rgb.tobytes(), packed]
+    return b"".join(parts)
+
+
+def test_frames_of_a_sens_file_are_those_of_the_export(disk, tmp_path):
+    exported = read_scannet(disk.write_scannet(tmp_path / "a" / "scene0000_00"))
+    packed = disk.write_scannet(tmp_path / "b" / "scene0000_00", frames=False)
+    (packed / "scene0000_00.sens").write_bytes(sens_bytes(disk))
+    scan = read_scannet(packed)
+    for one, other in zip(scan.frames(1), exported.frames(1), strict=True):
+        np.testing.assert_array_equal(one.rgb, other.rgb)
+        np.testing.assert_array_equal(one.depth_m, other.depth_m)
+        np.testing.assert_allclose(one.T_map_camera, other.T_map_camera, atol=1e-6)
+    assert len(list(scan.frames(2))) == 2  # every second of the recording's own frames
 
 
 def test_a_frame_without_pose_or_with_a_broken_image_is_left_out(disk, scene):
