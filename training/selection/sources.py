@@ -162,15 +162,17 @@ def _points(path: Path) -> NDArray[np.floating]:
         from geopurify_core.scans.mesh import read_ply
 
         return read_ply(path).points_m
+    from geopurify_core.geometry import estimate_up, level_rotation
+
     if _is_map(path):
-        from geopurify_core.geometry import estimate_up, level_rotation
         from geopurify_core.mapping.store import load_map
 
         snapshot = load_map(path)
         turned: NDArray[np.floating] = snapshot.centers_m @ level_rotation(estimate_up(snapshot)).T
         return turned
-    points: NDArray[np.floating] = label_files.read_shard(path, ("points_m",))[0]["points_m"]
-    return points
+    arrays, about = label_files.read_shard(path, ("points_m",))
+    points: NDArray[np.floating] = arrays["points_m"]
+    return points @ level_rotation(about["up"]).T if "up" in about else points
 
 
 def _is_map(path: Path) -> bool:
