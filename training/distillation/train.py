@@ -11,15 +11,16 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from geopurify_core.errors import InvalidConfigError, NotAvailableError
+from geopurify_core.errors import InvalidConfigError, NotAvailableError, StudentError
 from training.distillation.checkpoints import LAST, check_belongs, load_checkpoint, save_checkpoint
 from training.distillation.distiller import Distiller
 from training.distillation.recipe import Recipe
@@ -93,12 +94,27 @@ def distil(recipe: Recipe, scenes: Path, out: Path, **options: Any) -> Path:
         raise InvalidConfigError("--out", str(out), "It holds a run already: add --resume, or take another folder.")
     out.mkdir(parents=True, exist_ok=True)
     fabric = _fabric(recipe, chosen)
-    if chosen.devices > 1:
-        fabric.launch(_run, recipe, Path(scenes), out, chosen)
-    else:
-        fabric.launch()
-        _run(fabric, recipe, Path(scenes), out, chosen)
+    work = partial(_run, recipe=recipe, folder=Path(scenes), out=out, options=chosen)
+    stopped = _in_processes(fabric, work) if chosen.devices > 1 else _alone(fabric, work)
+    if stopped:
+        raise Interrupted(stopped)
     return out
+
+
+def _alone(fabric: Fabric, work: Callable[[Fabric], str]) -> str:
+    fabric.launch()
+    return work(fabric)
+
+
+def _in_processes(fabric: Fabric, work: Callable[[Fabric], str]) -> str:
+    """``work`` in a process for each device. Raises StudentError with the last line of what one of them said."""
+    from torch.multiprocessing import ProcessRaisedException  # type: ignore[attr-defined]
+
+    try:
+        return str(fabric.launch(work))
+    except ProcessRaisedException as error:
+        said = str(error).strip().splitlines()[-1]
+        raise StudentError("process", error.error_index, f"It stopped: {said}") from error
 
 
 def _fabric(recipe: Recipe, options: Options) -> Fabric:
@@ -113,8 +129,8 @@ def _fabric(recipe: Recipe, options: Options) -> Fabric:
     )
 
 
-def _run(fabric: Fabric, recipe: Recipe, folder: Path, out: Path, options: Options) -> None:
-    """In every process."""
+def _run(fabric: Fabric, recipe: Recipe, folder: Path, out: Path, options: Options) -> str:
+    """In every process; says where it was interrupted, or nothing."""
     if options.threads:
         torch.set_num_threads(options.threads)
     state = _state_to_resume(out, options)
@@ -132,7 +148,7 @@ def _run(fabric: Fabric, recipe: Recipe, folder: Path, out: Path, options: Optio
         _write_recipe(out, distiller)
     try:
         with _interruptions() as interrupted:
-            _steps(distiller, out, options, record, interrupted)
+            return _steps(distiller, out, options, record, interrupted)
     finally:
         if record:
             record.close()
@@ -140,7 +156,7 @@ def _run(fabric: Fabric, recipe: Recipe, folder: Path, out: Path, options: Optio
 
 def _steps(
     distiller: Distiller, out: Path, options: Options, record: Record | None, interrupted: threading.Event
-) -> None:
+) -> str:
     plan, origin, fabric = distiller.plan, distiller.shards.provenance, distiller.fabric
     log.info("step %d of %d", distiller.step, plan.steps)
     every = max(1, options.save_every) * plan.steps_per_epoch
@@ -157,7 +173,8 @@ def _steps(
                     record.flush()
                 fabric.barrier()
             if stop and distiller.step < plan.steps:
-                raise Interrupted(f"stopped after step {distiller.step} of {plan.steps}; go on with --resume")
+                return f"stopped after step {distiller.step} of {plan.steps}; go on with --resume"
+    return ""
 
 
 def _anywhere(fabric: Fabric, here: bool) -> bool:

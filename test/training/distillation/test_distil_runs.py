@@ -119,6 +119,18 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_leaves_the_last_good_ch
     assert state["step"] == 2 and all(bool(torch.isfinite(v).all()) for v in state["network"].values())
 
 
+@pytest.mark.slow
+def test_two_processes_share_the_scenes_and_keep_one_student(maps, tiny_robot, tmp_path):
+    """Two processes on gloo; a minute on a busy machine, most of it imports in fresh interpreters."""
+    recipe = Recipe.preset("robot", **{**tiny_robot, "crops": 1, "steps": 4})
+    run = distil(recipe, maps, tmp_path / "run", devices=2, threads=1, **QUIET)
+    document = json.loads((run / "recipe.json").read_text())
+    assert document["processes"] == 2 and document["steps_per_epoch"] == 1
+    rows = read_log(run)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4] and rows[-1]["loss"] < rows[0]["loss"]
+    assert load_checkpoint(run)["step"] == 4
+
+
 # -- scenes ----------------------------------------------------------------------------------------------------------
 
 
