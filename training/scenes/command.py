@@ -30,7 +30,8 @@ def prepare(
         list[str] | None,
         typer.Argument(
             metavar="SOURCE…",
-            help="ScanNet scenes, Matterport3D houses or regions, recordings, synthetic:FIRST-LAST, @LIST; "
+            help="ScanNet scenes, Matterport3D houses or regions, recordings, synthetic:FIRST-LAST, "
+            "table6-scannet:FOLDER (or -matterport), @LIST; "
             "none: the scenes that --out holds already, which may lack a teacher.",
         ),
     ] = None,

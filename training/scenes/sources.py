@@ -11,10 +11,12 @@ from pathlib import Path
 from geopurify_core.errors import DatasetError
 from training.scenes.prepared import scene_names
 from training.scenes.seeds import check_evaluation_seeds, check_seeds
+from training.selection.table6 import TABLE6, published_places
 
 KINDS = (
     "Give a ScanNet scene or a folder of them, a Matterport3D house or one of its region_segmentations/regionN.ply, "
-    'any recording that `geopurify map` takes, "synthetic:SEED", "synthetic:FIRST-LAST", or @FILE: one of these a line.'
+    'any recording that `geopurify map` takes, "synthetic:SEED", "synthetic:FIRST-LAST", '
+    "table6-scannet:FOLDER or table6-matterport:FOLDER (the paper's twenty), or @FILE with one of these a line."
 )
 _SYNTHETIC = re.compile(r"synthetic:(\d+)(?:-(\d+))?")
 
@@ -82,6 +84,10 @@ def find_sources(specs: Sequence[str], out: Path, evaluation: bool = False) -> l
 def _of_spec(spec: str, evaluation: bool) -> list[Source]:
     if spec == "synthetic" or spec.startswith("synthetic:"):
         return _synthetic(spec, evaluation)
+    name, _, root = spec.partition(":")
+    if name in TABLE6:
+        places = published_places(name, Path(root).expanduser())
+        return [source for place in places for source in _of_path(place)]
     if spec.startswith("@"):
         return [source for line in _lines(Path(spec[1:])) for source in _of_spec(line, evaluation)]
     path = Path(spec).expanduser()

@@ -6,6 +6,10 @@ novel classes) that is not published. Who wants the published experiment takes t
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from geopurify_core.errors import DatasetError
+
 TABLE6: dict[str, tuple[str, ...]] = {
     "table6-scannet": (
         "scene0126_00", "scene0640_02", "scene0247_01", "scene0604_00", "scene0315_00",
@@ -21,3 +25,25 @@ TABLE6: dict[str, tuple[str, ...]] = {
         "2n8kARJN3HM_region13", "b8cTxDM8gDG_region14", "VFuaQ6m2Qom_region12", "82sE5b5pLXE_region5",
     ),
 }  # fmt: skip
+
+
+def published_places(preset: str, root: Path) -> list[Path]:
+    """Where the scenes of a published list lie below ``root``, in the list's order.
+
+    ScanNet's as ``root/SCENE``, Matterport3D's as ``root/HOUSE/region_segmentations/regionN.ply``.
+
+    Raises:
+        DatasetError: One of them is missing; the message names all that are.
+    """
+    split = [name.split("_") for name in TABLE6[preset]]
+    places = [
+        root / f"{house}_{part}"
+        if preset == "table6-scannet"
+        else root / house / "region_segmentations" / f"{part}.ply"
+        for house, part in split
+    ]
+    missing = [name for name, place in zip(TABLE6[preset], places, strict=True) if not place.exists()]
+    if missing:
+        few = "Get them, or choose others with `python -m training select`."
+        raise DatasetError(preset, str(root), f"{len(missing)} of 20 are missing there: {', '.join(missing)}. {few}")
+    return places

@@ -97,6 +97,21 @@ def test_published_lists(tmp_path):
     assert [source.name for source in sources] == list(TABLE6["table6-scannet"][:2])
 
 
+def test_prepare_finds_the_papers_twenty_by_themselves(tmp_path):
+    for name in TABLE6["table6-scannet"]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}_vh_clean_2.ply").write_bytes(b"")
+    for name in TABLE6["table6-matterport"]:
+        house, region = name.split("_")
+        (tmp_path / house / "region_segmentations").mkdir(parents=True, exist_ok=True)
+        (tmp_path / house / "region_segmentations" / f"{region}.ply").write_bytes(b"")
+    for preset, names in TABLE6.items():
+        assert [source.name for source in find_sources([f"{preset}:{tmp_path}"], tmp_path)] == list(names)
+    (tmp_path / "scene0126_00").rename(tmp_path / "elsewhere")
+    with pytest.raises(DatasetError, match=r"1 of 20 are missing there: scene0126_00\."):
+        find_sources([f"table6-scannet:{tmp_path}"], tmp_path)
+
+
 @pytest.mark.parametrize("content", ["", "# nothing\n", "@other.txt\n", "/absent/scene\n"])
 def test_prepare_refuses_lists_of_nothing_and_of_lists(tmp_path, content):
     (tmp_path / "list.txt").write_text(content)
