@@ -35,13 +35,11 @@ def published_places(preset: str, root: Path) -> list[Path]:
     Raises:
         DatasetError: One of them is missing; the message names all that are.
     """
-    split = [name.split("_") for name in TABLE6[preset]]
-    places = [
-        root / f"{house}_{part}"
-        if preset == "table6-scannet"
-        else root / house / "region_segmentations" / f"{part}.ply"
-        for house, part in split
-    ]
+    places = []
+    for name in TABLE6[preset]:
+        house, region = name.split("_")
+        in_house = root / house / "region_segmentations" / f"{region}.ply"
+        places.append(root / name if preset == "table6-scannet" else in_house)
     missing = [name for name, place in zip(TABLE6[preset], places, strict=True) if not place.exists()]
     if missing:
         few = "Get them, or choose others with `python -m training select`."
