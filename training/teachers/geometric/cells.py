@@ -17,13 +17,11 @@ from geopurify_core.mapping.keys import NO_KEY, pack_keys
 from training.teachers.base import PointCloud
 
 _QUANTUM = 4096  # of offsets in cells and components of normals, when they are summed as integers
-# Half of the 26 neighbours; the others are their opposites. All later in key order.
-_HALF = np.array([o for o in itertools.product((-1, 0, 1), repeat=3) if o > (0, 0, 0)], dtype=np.int64)
 
 
 @dataclass(frozen=True)
 class Cells:
-    """C occupied cells and the E pairs of them that touch by face, edge or corner.
+    """C occupied cells and the E pairs of them that touch: by face, edge or corner, or across a gap of one cell.
 
     Attributes:
         coords: (C, 3) int64, from the lowest corner of the cloud on; rows in key order.
@@ -47,8 +45,8 @@ class Cells:
         return len(self.coords)
 
 
-def cells_of(cloud: PointCloud, size_m: float) -> Cells:
-    """The cells of a cloud.
+def cells_of(cloud: PointCloud, size_m: float, reach: int = 1) -> Cells:
+    """The cells of a cloud. Those up to ``reach`` apart along every axis touch.
 
     Raises:
         DatasetError: No points, positions that are not finite, arrays of different lengths, or an extent of more than
@@ -73,7 +71,7 @@ def cells_of(cloud: PointCloud, size_m: float) -> Cells:
         (offset * size_m).astype(np.float32),
         lab(_means(index, cloud.rgb.astype(np.float64), count) / 255),
         unit(_means(index, normals, count)),
-        _touching(coords, unique),
+        _touching(coords, unique, reach),
         index.astype(np.int32),
         size_m,
     )
@@ -102,10 +100,13 @@ def _means(index: NDArray[np.int64], values: NDArray[np.float64], count: NDArray
     return np.asarray(sums / (count[:, None] * _QUANTUM))
 
 
-def _touching(coords: NDArray[np.int64], keys: NDArray[np.int64]) -> NDArray[np.int32]:
+def _touching(coords: NDArray[np.int64], keys: NDArray[np.int64], reach: int) -> NDArray[np.int32]:
+    steps = range(-reach, reach + 1)
     parts = []
-    for step in _HALF:
-        wanted = pack_keys(coords + step)
+    for step in itertools.product(steps, repeat=3):
+        if step <= (0, 0, 0):  # its opposite finds the same pairs
+            continue
+        wanted = pack_keys(coords + np.array(step))
         at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
         first = np.flatnonzero(keys[at] == wanted)
         parts.append(np.stack([first, at[first]], axis=1))

@@ -21,7 +21,8 @@ from training.teachers.geometric.segments import segments_of
 from training.teachers.geometric.structure import THING, Structure, kinds_of
 
 _VERSION = 2
-_DOUBLINGS, _FEWEST_TOUCHING = 3, 4  # a surface gives a cell 8 neighbours at least
+_DOUBLINGS = 3
+_SURFACE_TOUCHES = 7.5  # neighbours of a cell: 8 in a flat sheet without gaps, about 15 in a map
 # What keeps patches of one face apart: ridges as well as hollows.
 _SURFACE = MergeCosts(
     colour=1.0, step=0.5, bend=1.5, concave=1.0, convex=0.0, share=0.3, alone=0.0, small=0.2, small_cells=20.0, tint=0.1
@@ -109,11 +110,14 @@ class GeometricTeacher:
         return TeacherFeatures(self._rows(cells, geometry, hierarchy), hierarchy.surfaces[cells.index].astype(np.int32))
 
     def cells(self, cloud: PointCloud) -> Cells:
-        """The cells of a cloud; larger ones, up to eight times, for a scan so sparse that its cells do not touch."""
+        """The cells of a cloud; of a sparse scan such that touch across gaps, or are up to eight times as large."""
         cells = cells_of(cloud, self.settings.cell_m)
         for _ in range(_DOUBLINGS):
-            if 2 * len(cells.edges) >= _FEWEST_TOUCHING * len(cells):
-                break
+            if _touching(cells) >= _SURFACE_TOUCHES:
+                return cells
+            across = cells_of(cloud, cells.size_m, reach=2)
+            if _touching(across) >= _SURFACE_TOUCHES:
+                return across
             cells = cells_of(cloud, 2 * cells.size_m)
         return cells
 
@@ -144,6 +148,11 @@ class GeometricTeacher:
         shape = np.stack([np.bincount(surfaces, weights=c) for c in geometry.shape.T.astype(np.float64)], axis=1)
         look = looks(segments, shape / segments.size[:, None])
         return descriptors(levels, own.level_weights, look, own.look_weight, own.width).astype(np.float16)
+
+
+def _touching(cells: Cells) -> float:
+    """Neighbours of a cell, mean."""
+    return 2 * len(cells.edges) / len(cells)
 
 
 def _settings(options: dict[str, Any]) -> Settings:
