@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 _LEAST_WIDTH = 48  # below it the call costs more than it saves
 
@@ -23,6 +24,19 @@ def multiply(rows: Tensor, weights: Tensor, buffer: Tensor) -> Tensor:
         product: Tensor = _onednn()(rows, weights.t(), None, "none", [], "")
         return product
     return torch.mm(rows, weights, out=buffer)
+
+
+def affine(rows: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:
+    """(n, in) to (n, out): rows @ weightᵀ + bias, with exact GELU on top if asked for; weight (out, in).
+
+    With autograd, on other devices and for narrow layers by torch's usual way.
+    """
+    single = rows.dtype == torch.float32 and rows.device.type == "cpu" and not torch.is_grad_enabled()
+    if single and min(weight.shape) >= _LEAST_WIDTH and onednn_is_faster():
+        product: Tensor = _onednn()(rows, weight, bias, "gelu" if gelu else "none", [], "none" if gelu else "")
+        return product
+    out = functional.linear(rows, weight, bias)
+    return functional.gelu(out) if gelu else out
 
 
 @lru_cache(maxsize=1)

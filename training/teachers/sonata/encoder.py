@@ -49,9 +49,13 @@ class Sonata(nn.Module):
             InvalidConfigError: The configuration is of something else.
             TeacherError: Keys are missing, unexpected or of other shapes, all listed; or values are not finite.
         """
-        model = cls(SonataConfig.from_dict(config))
-        if state_dict is not None:
-            load_strictly(model, state_dict)
+        architecture = SonataConfig.from_dict(config)
+        if state_dict is None:
+            model = cls(architecture)
+        else:
+            with torch.device("meta"):  # drawing 108 million numbers only to overwrite them takes seconds
+                model = cls(architecture)
+            load_strictly(model.to_empty(device="cpu"), state_dict)
         return model.eval().requires_grad_(False)
 
     @property
