@@ -56,7 +56,7 @@ def naive_openscene(truth, predicted, classes):
     return iou, acc
 
 
-@settings(max_examples=200)
+@settings(max_examples=60)
 @given(labelled())
 def test_own_confusion_matrix_is_that_of_torchmetrics(case):
     classes, truth, predicted = case
@@ -72,7 +72,7 @@ def test_own_confusion_matrix_is_that_of_torchmetrics(case):
     np.testing.assert_array_equal(ours, counted[:classes])
 
 
-@settings(max_examples=200)
+@settings(max_examples=60)
 @given(labelled())
 def test_scores_are_those_of_a_naive_loop(case):
     classes, truth, predicted = case
@@ -91,7 +91,7 @@ def test_scores_are_those_of_a_naive_loop(case):
     assert got.accuracy == pytest.approx((truth == predicted)[kept].sum() / max(kept.sum(), 1), abs=1e-12)
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(labelled())
 def test_without_featureless_points_they_are_geopurifys_as_well(case):
     """Its code: predictions at ignored points overwritten, histograms, intersection / (union + 1e-10)."""
