@@ -1,4 +1,8 @@
-"""Semantic segmentation scores after OpenScene's protocol: one confusion matrix, everything else follows from it."""
+"""Semantic segmentation scores: one confusion matrix, everything else follows from it.
+
+A prediction that names no class counts as a miss here, as it must where a whole map is labelled; ``openscene.py`` leaves
+points without a feature out of the IoU, as OpenScene does.
+"""
 
 from __future__ import annotations
 
