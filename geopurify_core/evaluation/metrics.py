@@ -1,7 +1,7 @@
 """Semantic segmentation scores: one confusion matrix, everything else follows from it.
 
-A prediction that names no class counts as a miss here, as it must where a whole map is labelled; ``openscene.py`` leaves
-points without a feature out of the IoU, as OpenScene does.
+A prediction that names no class counts as a miss here, as it must where a whole map is labelled; ``openscene.py``
+leaves points without a feature out of the IoU, as OpenScene does.
 """
 
 from __future__ import annotations
