@@ -66,7 +66,7 @@ class Distiller:
         self.network = new_network(recipe, shards.basis.shape[1] or shards.channels)
         learner: nn.Module = Learner(self.network, recipe.checkpointing)
         if fabric.world_size > 1 and fabric.device.type == "cuda":
-            learner = nn.SyncBatchNorm.convert_sync_batchnorm(learner)
+            learner = nn.SyncBatchNorm.convert_sync_batchnorm(learner)  # type: ignore[no-untyped-call]
         optimiser = make_optimiser(self.network, recipe)
         self._learner, self.optimiser = fabric.setup(learner, optimiser)
         self.average = Average(self.network, recipe.ema) if recipe.ema else None

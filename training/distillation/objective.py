@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same with its tensors on that device; coordinates stay where they are."""
-        moved = {
+        moved: dict[str, Any] = {
             name: value.to(device) if isinstance(value, Tensor) and name not in ("coords", "inputs") else value
             for name, value in vars(self).items()
         }
@@ -68,7 +69,9 @@ def make_batch(
         base += len(part.coords)
     if len(parts) == 1:
         return parts[0]
-    joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0]) if name != "points"}
+    joined: dict[str, Any] = {
+        name: torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0]) if name != "points"
+    }
     return Batch(**joined, points=sum(part.points for part in parts))
 
 
@@ -124,8 +127,8 @@ def _batch_of(piece: Piece, recipe: Recipe, rng: np.random.Generator, device: to
     if recipe.view == "sampled":
         piece, place = only_sampled(piece, torch.unique(torch.cat([part.reshape(-1) for part in chosen])), recipe, rng)
         chosen = [place[part] for part in chosen]
-    voxels = [piece.voxels(part) for part in chosen]
-    return Batch(piece.coords, piece.inputs, *voxels, usable.cpu(), *affinity, count)
+    anchors, positives, negatives = (piece.voxels(part) for part in chosen)
+    return Batch(piece.coords, piece.inputs, anchors, positives, negatives, usable.cpu(), *affinity, points=count)
 
 
 def _affinity_rows(piece: Piece, samples: RowSamples, recipe: Recipe) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -151,7 +154,7 @@ def _cosines(piece: Piece, rows: Tensor, near: Tensor) -> Tensor:
     chunk = max(1, _COSINE_ELEMENTS // max(1, near.shape[1] * piece.rows.shape[1]))
     parts = [
         torch.bmm(piece.rows[index[n]], piece.rows[index[r]][:, :, None])[..., 0]
-        for r, n in zip(rows.split(chunk), near.split(chunk), strict=True)
+        for r, n in zip(torch.split(rows, chunk), torch.split(near, chunk), strict=True)
     ]
     return torch.cat(parts)
 

@@ -185,7 +185,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
 
 def _checked(name: str, value: Any, kind: Any) -> Any:
     """The value in its field's type, or InvalidConfigError."""
-    expected = {"int": int, "float": float, "bool": bool, "str": str}[str(kind)]
+    expected: type[Any] = {"int": int, "float": float, "bool": bool, "str": str}[str(kind)]
     if expected is float and type(value) is int:
         value = float(value)
     if type(value) is not expected:
@@ -194,6 +194,6 @@ def _checked(name: str, value: Any, kind: Any) -> Any:
         raise InvalidConfigError(name, value, f"Choose one of {', '.join(_CHOICES[name])}.")
     if name in _RANGES:
         least, most = _RANGES[name]
-        if not math.isfinite(value) or not least <= value <= most:
+        if not math.isfinite(float(value)) or not least <= value <= most:
             raise InvalidConfigError(name, value, f"Give a value from {least:g} to {most:g}.")
     return value

@@ -81,7 +81,7 @@ class Record:
         if not quiet:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=distiller.step + 1)  # type: ignore[no-untyped-call]
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=distiller.step + 1)
 
     def add(self, step: int, figures: dict[str, float]) -> None:
         """After each step; every so often a line of means."""

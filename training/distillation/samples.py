@@ -111,7 +111,7 @@ def sample_rows(points: PointRows, anchors: Tensor, near: Tensor, choice: Choice
     own, place, number = torch.unique_consecutive(points.index[anchors[order]], return_inverse=True, return_counts=True)
     chunk = chunk or max(1, _CHUNK_ELEMENTS // len(points.rows))
     parts, start = [], 0
-    for some, count in zip(own.split(chunk), number.split(chunk), strict=True):
+    for some, count in zip(torch.split(own, chunk), torch.split(number, chunk), strict=True):
         stop = start + int(count.sum())
         group = _Group(
             points, some, anchors[order[start:stop]], near[order[start:stop]], place[start:stop] - place[start]
@@ -144,7 +144,7 @@ def anchors_of(
     near = near_of(candidates)
     strangers = torch.cat([
         (points.cosines(a).gather(1, points.index[n]) < same_above).float().mean(1)
-        for a, n in zip(candidates.split(_rows_at_once(points)), near.split(_rows_at_once(points)), strict=True)
+        for a, n in zip(*(torch.split(part, _rows_at_once(points)) for part in (candidates, near)), strict=True)
     ])  # fmt: skip
     weight = 0.2 + torch.minimum(strangers, 1 - strangers).clamp_min(0).sqrt()
     keys = torch.empty(len(candidates)).exponential_(generator=generator).to(weight.device) / weight

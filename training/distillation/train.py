@@ -108,25 +108,39 @@ def _alone(fabric: Fabric, work: Callable[[Fabric], str]) -> str:
 
 def _in_processes(fabric: Fabric, work: Callable[[Fabric], str]) -> str:
     """``work`` in a process for each device. Raises StudentError with the last line of what one of them said."""
-    from torch.multiprocessing import ProcessRaisedException  # type: ignore[attr-defined]
+    from torch.multiprocessing.spawn import ProcessRaisedException
 
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the processes, which finish their step
     try:
         return str(fabric.launch(work))
     except ProcessRaisedException as error:
         said = str(error).strip().splitlines()[-1]
         raise StudentError("process", error.error_index, f"It stopped: {said}") from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 def _fabric(recipe: Recipe, options: Options) -> Fabric:
     from lightning_fabric import Fabric
 
-    if options.accelerator == "cuda" and not torch.cuda.is_available():
-        raise NotAvailableError("--accelerator", "cuda", "torch finds no CUDA here: take auto or cpu.")
+    _check_devices(options)
     strategy = "ddp_spawn" if options.devices > 1 else "auto"
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    return Fabric(
-        accelerator=options.accelerator, devices=options.devices, strategy=strategy, precision=recipe.precision
-    )
+    precision: Any = recipe.precision
+    return Fabric(accelerator=options.accelerator, devices=options.devices, strategy=strategy, precision=precision)
+
+
+def _check_devices(options: Options) -> None:
+    if options.accelerator not in ("auto", "cpu", "cuda"):
+        raise InvalidConfigError("--accelerator", options.accelerator, "Choose auto, cpu or cuda.")
+    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if options.accelerator == "cuda" and not cards:
+        raise NotAvailableError("--accelerator", "cuda", "torch finds no CUDA here: take auto or cpu.")
+    if options.accelerator != "cpu" and cards and options.devices > cards:
+        raise NotAvailableError("--devices", options.devices, f"There are {cards} GPUs: ask for so many, or for cpu.")
 
 
 def _run(fabric: Fabric, recipe: Recipe, folder: Path, out: Path, options: Options) -> str:
@@ -181,7 +195,9 @@ def _anywhere(fabric: Fabric, here: bool) -> bool:
     """Whether any process says so."""
     if fabric.world_size == 1:
         return here
-    return bool(fabric.all_reduce(torch.tensor(float(here), device=fabric.device), reduce_op="sum") > 0)
+    said = fabric.all_reduce(torch.tensor(float(here), device=fabric.device), reduce_op="sum")
+    assert isinstance(said, torch.Tensor)
+    return bool(said > 0)
 
 
 def _state_to_resume(out: Path, options: Options) -> dict[str, Any] | None:
