@@ -63,15 +63,15 @@ def cells_of(cloud: PointCloud, size_m: float, reach: int = 1) -> Cells:
     count = np.bincount(index, minlength=len(unique)).astype(np.float64)
     low = np.floor(scaled).astype(np.int64)
     coords = np.stack([_sums(index, low[:, axis], len(unique)) for axis in range(3)], axis=1) / count[:, None]
-    coords = np.rint(coords).astype(np.int64)
+    places: NDArray[np.int64] = np.rint(coords).astype(np.int64)
     offset = _means(index, scaled - 0.5, count)
     normals = np.nan_to_num(cloud.normals.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0).clip(-1, 1)
     return Cells(
-        coords,
+        places,
         (offset * size_m).astype(np.float32),
         lab(_means(index, cloud.rgb.astype(np.float64), count) / 255),
         unit(_means(index, normals, count)),
-        _touching(coords, unique, reach),
+        _touching(places, unique, reach),
         index.astype(np.int32),
         size_m,
     )
@@ -91,7 +91,7 @@ def _checked(cloud: PointCloud) -> NDArray[np.float64]:
 
 
 def _sums(index: NDArray[np.int64], values: NDArray[np.generic], count: int) -> NDArray[np.float64]:
-    return np.bincount(index, weights=values.astype(np.float64), minlength=count)
+    return np.asarray(np.bincount(index, weights=values.astype(np.float64), minlength=count), dtype=np.float64)
 
 
 def _means(index: NDArray[np.int64], values: NDArray[np.float64], count: NDArray[np.float64]) -> NDArray[np.float64]:

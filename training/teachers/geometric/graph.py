@@ -78,7 +78,8 @@ def _shapes(cells: Cells, scales_m: tuple[float, ...]) -> tuple[NDArray[np.float
     local = (cells.centers_m - cells.centers_m.mean(axis=0)).astype(np.float64)
     moments = np.concatenate([local, (local[:, :, None] * local[:, None, :]).reshape(-1, 9)], axis=1)
     matrix = averaging(cells.edges, np.ones(len(cells.edges), dtype=np.float32), count).astype(np.float64)
-    done, normals, features = 0, np.zeros((count, 3), dtype=np.float32), []
+    done, normals = 0, np.zeros((count, 3), dtype=np.float32)
+    features: list[NDArray[np.float64]] = []
     for scale in scales_m:
         steps = max(1, round((scale / cells.size_m / 1.6) ** 2))
         for _ in range(steps - done):

@@ -21,7 +21,7 @@ from training.scenes.prepared import PreparedScene, load_scene, scene_names
 from training.teachers.base import PointCloud
 from training.teachers.geometric.graph import geometry_of
 from training.teachers.geometric.picture import picture, segment_colours
-from training.teachers.geometric.scores import PooledScores, groups, pair_scores, segment_scores
+from training.teachers.geometric.scores import PooledScores, calibration, groups, pair_scores, segment_scores
 from training.teachers.geometric.teacher import GeometricTeacher
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,11 @@ def teacher_scores(
     cells = teacher.cells(cloud)
     own = teacher.settings
     hierarchy = teacher.hierarchy(cells, geometry_of(cells, own.scales_m, own.smoothing))
-    parts = {"patches": hierarchy.patches, "surfaces": hierarchy.surfaces, "things": hierarchy.levels[0]}
+    parts: dict[str, NDArray[Any]] = {
+        "patches": hierarchy.patches,
+        "surfaces": hierarchy.surfaces,
+        "things": hierarchy.levels[0],
+    }
     result = {name: segment_scores(label[cells.index], truth) for name, label in parts.items()}
     features = teacher.describe(cloud)
     result["pairs"] = pair_scores(features, truth, cloud.points_m, teacher.SAME)
@@ -148,12 +152,15 @@ def main(
         rows = {variant: mean(row[part] for row in rows) for variant, rows in found.items() if part in rows[0]}
         if rows:
             out.print(f"\n{part}, mean of {len(names)} scenes\n\n{table(rows)}", markup=False, soft_wrap=True)
+    first = load_scene(folder, names[0])
+    levels = calibration(GeometricTeacher().describe(first.cloud()), truth_of(first), first.points_m)
+    out.print(f"\ncosines in {first.name}\n\n{table(levels)}", markup=False, soft_wrap=True)
     if scan is not None:
         cloud, truth = scan_cloud(scan)
         for part, row in teacher_scores(GeometricTeacher(), cloud, truth).items():
             out.print(f"\n{part} of {scan.name}\n\n{table({'as it is': row})}", markup=False, soft_wrap=True)
     if draw is not None:
-        _draw(load_scene(folder, names[0]).cloud(), draw)
+        _draw(first.cloud(), draw)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -65,13 +66,9 @@ def pair_scores(
     """
     from sklearn.metrics import roc_auc_score
 
-    rows = np.sort(np.random.default_rng(seed).permutation(len(truth))[:5000])
-    near = nearest(points_m, rows)
-    unit = features.rows.astype(np.float32)
-    unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-9)
-    cosine = np.einsum("rkd,rd->rk", unit[features.index[near]], unit[features.index[rows]])
-    one, other = truth[rows][:, None], truth[near]
-    known, together, result = (one > 0) & (other > 0), one == other, {}
+    cosine, one, other = _pairs(features, truth, points_m, seed)
+    known, together = (one > 0) & (other > 0), one == other
+    result: dict[str, float] = {}
     for name, use in (("", known), (" of things", known & ((one < STRUCTURE) | (other < STRUCTURE)))):
         truly, said = together[use], cosine[use] >= same
         result[f"AUC{name}"] = 100 * float(roc_auc_score(truly, cosine[use]))
@@ -79,6 +76,36 @@ def pair_scores(
         result[f"same found{name}"] = 100 * float(said[truly].mean())
         result[f"different found{name}"] = 100 * float((~said)[~truly].mean())
     return result
+
+
+def calibration(
+    features: TeacherFeatures, truth: NDArray[np.int64], points_m: NDArray[np.floating[Any]], seed: int = 0
+) -> dict[str, dict[str, float]]:
+    """How many of the pairs with cosines in a range there are, and how many of them truly are of one thing, percent."""
+    cosine, one, other = _pairs(features, truth, points_m, seed)
+    known = (one > 0) & (other > 0)
+    cosines, together, result = cosine[known], (one == other)[known], {}
+    bounds = (-1.0, 0.0, 0.2, 0.35, 0.5, 0.8, 0.97, 1.01)
+    for low, high in pairwise(bounds):
+        inside = (cosines >= low) & (cosines < high)
+        share = float(together[inside].mean()) if inside.any() else float("nan")
+        result[f"{low:g} to {min(high, 1):g}"] = {
+            "share of pairs": 100 * float(inside.mean()),
+            "same thing": 100 * share,
+        }
+    return result
+
+
+def _pairs(
+    features: TeacherFeatures, truth: NDArray[np.int64], points_m: NDArray[np.floating[Any]], seed: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
+    """Cosines (R, k) of 5000 points with their nearest, and true groups (R, 1), (R, k)."""
+    rows = np.sort(np.random.default_rng(seed).permutation(len(truth))[:5000])
+    near = nearest(points_m, rows)
+    unit = features.rows.astype(np.float32)
+    unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-9)
+    cosine = np.einsum("rkd,rd->rk", unit[features.index[near]], unit[features.index[rows]])
+    return cosine, truth[rows][:, None], truth[near]
 
 
 class PooledScores:
@@ -127,6 +154,6 @@ class PooledScores:
         from geopurify_core.datasets.synthetic.kinds import SCANNET20
         from geopurify_core.evaluation.metrics import IGNORE, confusion_matrix, scores
 
-        truth = np.where(self._labels < len(SCANNET20), self._labels, IGNORE)  # type: ignore[operator]
+        truth = np.where(self._labels < len(SCANNET20), self._labels, IGNORE)  # type: ignore[operator, arg-type]
         matrix = confusion_matrix(truth, values.argmax(axis=1).astype(np.uint8), len(SCANNET20))
         return 100 * float(scores(matrix, SCANNET20).miou)

@@ -112,7 +112,7 @@ def merged(segments: Segments, label: NDArray[np.int64]) -> Segments:
     across = label[segments.borders]
     keep = across[:, 0] != across[:, 1]
     borders, touch = _grouped(across[keep], segments.touch[keep], count)
-    size = np.bincount(label, weights=segments.size, minlength=count)
+    size = np.bincount(label, weights=segments.size, minlength=count).astype(np.float64)
     return Segments(size, _added(label, segments.sums, count), low, high, borders, touch)
 
 
