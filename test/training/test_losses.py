@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.losses import affinity_loss, info_nce
+from training.losses import affinity_loss, affinity_terms, info_nce
 
 
 @pytest.fixture
@@ -46,6 +46,41 @@ def test_info_nce_does_not_depend_on_the_chunk_nor_on_length_and_has_the_right_g
     assert torch.autograd.gradcheck(lambda x: value(x, 4), (embeddings,))
     torch.testing.assert_close(value(embeddings, 1), value(embeddings))
     torch.testing.assert_close(value(embeddings * 7), value(embeddings))
+
+
+@pytest.mark.parametrize("chunk", [0, 2])
+def test_info_nce_leaves_out_negatives_that_do_not_count_and_anchors_without_any(chunk):
+    torch.manual_seed(3)
+    embeddings, negatives = torch.randn(20, 4, dtype=torch.float64), torch.randint(12, 20, (5, 6))
+    anchors, positives = torch.arange(5), torch.arange(5, 10)
+    usable = torch.rand(5, 6) < 0.5
+    usable[3], usable[0, 2] = False, True
+    each = [
+        float(info_nce(embeddings, anchors[i : i + 1], positives[i : i + 1], negatives[i, usable[i]][None]))
+        for i in range(5)
+        if bool(usable[i].any())
+    ]
+    got = info_nce(embeddings, anchors, positives, negatives, chunk=chunk, usable=usable)
+    assert len(each) == 4 and float(got) == pytest.approx(np.mean(each), abs=1e-9)
+    assert float(info_nce(embeddings, anchors, positives, negatives, usable=torch.zeros(5, 6).bool())) == 0
+    everything = info_nce(embeddings, anchors, positives, negatives, usable=torch.ones(5, 6).bool())
+    assert torch.equal(everything, info_nce(embeddings, anchors, positives, negatives))
+
+
+def test_affinity_terms_leave_neighbours_out_that_are_neither_same_nor_known():
+    torch.manual_seed(4)
+    embeddings, rows = torch.randn(9, 3, dtype=torch.float64), torch.tensor([0, 4])
+    neighbors = torch.tensor([[1, 2, 3, 5], [1, 2, 6, 8]])
+    same = torch.tensor([[True, False, True, False], [False, True, False, False]])
+    known = torch.tensor([[False, True, True, False], [True, False, False, True]])  # what is the same is known
+    groups = torch.tensor([[1, 3, 2], [2, 1, 8]])
+    got = affinity_terms(embeddings, rows, neighbors, same, known, 2.0)
+    unit = embeddings / embeddings.norm(dim=1, keepdim=True)
+    masses = []
+    for row, counts, mine in zip(rows, groups, ([1, 3], [2]), strict=True):
+        weight = {int(j): math.exp(2.0 * float(unit[row] @ unit[j])) for j in counts}
+        masses.append(-math.log(sum(weight[j] for j in mine) / sum(weight.values())))
+    assert float(got[0]) == pytest.approx(np.mean(masses), abs=1e-9)
 
 
 def test_info_nce_without_anchors_is_zero_and_bad_arguments_are_named():

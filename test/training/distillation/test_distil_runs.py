@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from geopurify_core.errors import DatasetError, InvalidConfigError, StudentError
+from geopurify_core.errors import DatasetError, InvalidConfigError, NotAvailableError, StudentError
 from training.distillation import distiller as distiller_module
 from training.distillation.checkpoints import load_checkpoint
 from training.distillation.recipe import Recipe
@@ -117,6 +117,19 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_leaves_the_last_good_ch
         distil(recipe, maps, tmp_path / "run", save_every=2, **QUIET)
     state = load_checkpoint(tmp_path / "run")
     assert state["step"] == 2 and all(bool(torch.isfinite(v).all()) for v in state["network"].values())
+
+
+def test_devices_that_are_not_there_are_named(maps, tiny_robot, tmp_path, monkeypatch):
+    recipe = Recipe.preset("robot", **tiny_robot)
+    with pytest.raises(InvalidConfigError, match="accelerator"):
+        distil(recipe, maps, tmp_path / "run", teacher="known", accelerator="tpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(NotAvailableError, match="accelerator"):
+        distil(recipe, maps, tmp_path / "run", teacher="known", accelerator="cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(NotAvailableError, match="2 GPUs"):
+        distil(recipe, maps, tmp_path / "run", teacher="known", devices=3)
 
 
 @pytest.mark.slow
