@@ -10,7 +10,7 @@ ARGS ?=
 help:
 	@printf '%s\n' 'make setup   make or complete .venv (everything below does this first)' \
 	  'make demo    the real ROS 2 graph on a procedural apartment -> out/demo/' \
-	  'make distil  train the student that the demo uses anew, on procedural rooms (hours on a CPU; goes on where it stopped)' \
+	  'make distil  train the student that the demo uses anew, on procedural rooms (an hour or so on a CPU; goes on where it stopped)' \
   'make test    the whole test suite                    (ARGS="-k fusion")' \
 	  'make test-minkowski, make bench-minkowski   compare with MinkowskiEngine, built into out/ (15 minutes)' \
 	  'make bench   measured speed and memory -> out/bench.json (ARGS="--quick --only fusion")' \
