@@ -90,17 +90,17 @@ def missing(source: Source, out: Path, settings: Preparation) -> list[str]:
 def is_whole(header: ShardHeader | None, source: Source, settings: Preparation) -> bool:
     """Whether a shard holds this scene, made with these settings from these files.
 
-    Shards from before preparations were remembered say nothing of them: they count as made with the defaults.
+    What a shard does not say, because it is older than the setting, counts as made with the default.
     """
     if header is None:
         return False
     about, backbone = header.about, settings.load_backbone()
-    defaults = replace(Preparation(), teachers=()).fingerprint(source.kind)
+    defaults = Preparation(as_map=settings.as_map).fingerprint(source.kind)
     wanted = {
         "backbone": (about.get("backbone"), backbone.fingerprint),
         "text space": (about.get("text_fingerprint"), backbone.text_fingerprint),
         "source": (about.get("source"), source.label),
-        "settings": (about.get("recipe", defaults), settings.fingerprint(source.kind)),
+        "settings": (_filled(about.get("recipe"), defaults), settings.fingerprint(source.kind)),
         "files": (about.get("inputs", ""), source.inputs() if "inputs" in about else ""),
         "label set": (about.get("labels_wanted", about.get("label_set", "")), settings.labels_of(source.kind)),
         "walk": (about.get("frames"), _frames(about, source)),
@@ -110,6 +110,19 @@ def is_whole(header: ShardHeader | None, source: Source, settings: Preparation) 
             log.info("%s is made again: its %s differs", source.name, what)
             return False
     return True
+
+
+def _filled(stored: Any, defaults: dict[str, Any]) -> Any:
+    """Stored settings; those of the defaults where they say nothing."""
+    if stored is None:
+        return defaults
+    if not isinstance(stored, dict):
+        return stored
+    new = {key: value for key, value in defaults.items() if key not in stored}
+    groups = {
+        key: _filled(value, defaults[key]) for key, value in stored.items() if isinstance(defaults.get(key), dict)
+    }
+    return {**stored, **new, **groups}
 
 
 def is_taught(out: Path, name: str, choice: TeacherChoice) -> bool:

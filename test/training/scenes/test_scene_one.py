@@ -262,3 +262,14 @@ def test_shards_of_before_are_recognised(make_scene, tmp_path, monkeypatch):
     for key, value in (("frames", "60/101"), ("backbone", "nano:other"), ("source", "synthetic:301")):
         other = replace(header, about={**header.about, key: value})
         assert not is_whole(other, source, Preparation())
+
+
+def test_settings_newer_than_a_shard_count_as_the_defaults(scene, tmp_path):
+    prepare_one(scene, tmp_path, QUICK)
+    shard = load_scene(tmp_path, scene.name)
+    recipe = json.loads(json.dumps(shard.about["recipe"]))
+    del recipe["lift"]["fill_unseen"], recipe["lift"]["test"]["relative_depth"], recipe["texts"]
+    save_scene(tmp_path, replace(shard, about={**shard.about, "recipe": recipe}))
+    assert missing(scene, tmp_path, QUICK) == []
+    assert missing(scene, tmp_path, replace(QUICK, lift={**LIFT, "fill_unseen": True})) == ["scene"]
+    assert missing(scene, tmp_path, replace(QUICK, lift={**LIFT, "relative_depth": 0.1})) == ["scene"]
