@@ -105,7 +105,36 @@ def _student(scene: Any, rounds: int) -> dict[str, Any]:
     }
 
 
-def _scene(teacher: str, voxels: int) -> Any:
+def step_memory(hidden: int, voxels: int, checkpointing: str = "on") -> dict[str, Any]:
+    """One whole step, optimiser and scene of 512 channels included: most resident memory of this process, MB.
+
+    Not part of ``run``: it needs a fresh process, and minutes for the published width.
+    """
+    import resource
+
+    from training.distillation.distiller import new_network
+    from training.distillation.objective import loss_of, make_batch
+    from training.distillation.optimise import Learner, make_optimiser
+    from training.distillation.recipe import Recipe
+
+    scene = _scene("cells", voxels, channels=512)
+    recipe = Recipe.preset("paper", hidden=hidden, out=min(hidden, 128))
+    batch = make_batch([scene], recipe, np.random.default_rng(0))
+    network = new_network(recipe, 512)
+    optimiser = make_optimiser(network, recipe)
+    used = time.process_time()
+    loss, _ = loss_of(Learner(network, checkpointing).train()(batch.coords, batch.inputs), batch, recipe)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimiser.step()
+    return {
+        "hidden": hidden,
+        "voxels": batch.points,
+        "passes_processor_s": time.process_time() - used,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+    }
+
+
+def _scene(teacher: str, voxels: int, channels: int = RANK) -> Any:
     """A room as a training scene: random inputs, random descriptors for cells or for patches of about a third metre."""
     import torch
 
@@ -119,7 +148,7 @@ def _scene(teacher: str, voxels: int) -> Any:
     return TrainingScene(
         "room",
         ((coords + 0.5) * 0.02).astype(np.float32),
-        rng.standard_normal((len(coords), RANK + 6), dtype=np.float32).astype(np.float16),
+        rng.standard_normal((len(coords), channels + 6), dtype=np.float32).astype(np.float16),
         torch.nn.functional.normalize(descriptors, dim=1),
         index.reshape(-1).astype(np.int64),
         coords,
@@ -146,5 +175,9 @@ def _purification() -> Any:
 if __name__ == "__main__":
     import json
 
+    if "--memory" in sys.argv:  # --memory HIDDEN VOXELS
+        width, count = (int(word) for word in sys.argv[sys.argv.index("--memory") + 1 :][:2])
+        print(json.dumps(step_memory(width, count), indent=2))
+        raise SystemExit
     started = time.perf_counter()
     print(json.dumps({**run("--quick" in sys.argv), "seconds": time.perf_counter() - started}, indent=2))
