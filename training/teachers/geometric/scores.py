@@ -49,6 +49,16 @@ def segment_scores(segment: NDArray[np.integer], truth: NDArray[np.int64]) -> di
     }
 
 
+def commonest(segment: NDArray[np.integer], truth: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(N,) the commonest group of each point's segment: what perfect merging of whole segments would give."""
+    from scipy.sparse import coo_matrix
+
+    _, rows = np.unique(segment, return_inverse=True)
+    names, columns = np.unique(truth, return_inverse=True)
+    table = coo_matrix((np.ones(len(rows)), (rows.reshape(-1), columns.reshape(-1)))).tocsr()
+    return np.asarray(names[np.asarray(table.argmax(axis=1)).ravel()][rows.reshape(-1)])
+
+
 def nearest(points_m: NDArray[np.floating[Any]], rows: NDArray[np.int64], k: int = NEIGHBORS) -> NDArray[np.int64]:
     """(R, k) nearest other points of some."""
     from scipy.spatial import cKDTree
