@@ -117,9 +117,10 @@ def _continue_walls(
         alike &= np.abs(light[rest][:, None] - light[walls]) < np.log(settings.light)
         away = np.abs(np.einsum("rwk,wk->rw", place[rest][:, None] - place[walls], direction[walls]))
         near = (away < settings.apart_m) & (np.abs(direction[rest] @ direction[walls].T) > 0.95)
-        touches = np.zeros((len(segments), len(segments)), dtype=bool)
-        touches[touching[:, 0], touching[:, 1]] = True
-        near |= touches[np.ix_(rest, walls)]
+        row, column = np.full((2, len(segments)), -1)
+        row[rest], column[walls] = np.arange(len(rest)), np.arange(len(walls))
+        pair = np.stack([row[touching[:, 0]], column[touching[:, 1]]])
+        near[tuple(pair[:, (pair >= 0).all(axis=0)])] = True
         found = rest[(alike & near).any(axis=1)]
         if not len(found):
             return
