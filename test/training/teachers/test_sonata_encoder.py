@@ -55,8 +55,8 @@ def from_golden(model: Sonata, numbers: dict[str, Any], stage: int) -> tuple[tor
 
 
 def test_golden_features_where_the_reference_is_reproducible(shared_dir: Path) -> None:
-    """The golden run's spconv 2.3.8 built its pairs with racing threads (``docs/sonata.md``): some points of stages 0,
-    1, 2 and 4 have a stranger for a neighbour. Stage 3 was spared: every row is held to 1e-5. In stage 0, of one
+    """The golden run's spconv 2.3.8 summed with racing threads (``docs/sonata.md``): some rows of stages 0, 1, 2 and 4
+    got what belongs to another. Stage 3 was spared: every row is held to 1e-5. In stage 0, of one
     block, patches without such a point were spared: seven of seventy, to 1e-5, and no other patch has one right row.
     """
     model, numbers = golden(shared_dir)
@@ -75,7 +75,8 @@ def test_golden_coarsest_stage_but_for_one_pair_of_neighbours(
     shared_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stage 4 of the golden run took row 23 for row 36's neighbour at (1, 1, 0), which is row 44; row 23 is that of
-    row 12. With this one pair exchanged as it was there, all 46 rows agree to 1e-5; without, none to 5e-3.
+    row 12: two threads' sums, mixed up. With this one exchanged as it was there, all 46 rows agree to 1e-5; without,
+    none to 5e-3.
     """
     model, numbers = golden(shared_dir)
     right, _ = from_golden(model, numbers, 4)
@@ -189,7 +190,7 @@ def test_gradients_reach_every_parameter_when_asked() -> None:
 BAD = {
     "enc_mode": False, "enable_rpe": True, "pdnorm": ["ScanNet"], "enc_num_head": [3, 3, 2, 4, 4], "stride": [2, 2],
     "order": ["z", "peano"], "enc_channels": 48, "in_channels": 0, "qkv_bias": 1, "mlp_ratio": "4",
-    "enc_patch_size": [0] * 5, "enc_depths": [1.5] * 5,
+    "enc_patch_size": [0] * 5, "enc_depths": [1.5] * 5, "type": "PT-v3m1",
 }  # fmt: skip
 
 
@@ -197,6 +198,24 @@ BAD = {
 def test_configurations_of_something_else_are_refused(key: str, value: Any) -> None:
     with pytest.raises(InvalidConfigError, match=key):
         Sonata.from_config({**CONFIG, key: value})
+
+
+def test_a_configuration_as_the_training_code_writes_it() -> None:
+    extra = {"type": "PT-v3m2", "order": tuple(CONFIG["order"]), "freeze_encoder": True}
+    published = SonataConfig.from_dict({**CONFIG, **extra})
+    assert published == SonataConfig.from_dict(CONFIG)
+    with pytest.raises(InvalidConfigError, match="config"):
+        SonataConfig.from_dict([CONFIG])  # type: ignore[arg-type]
+
+
+def test_weights_may_be_arrays_and_cells_any_integers() -> None:
+    model, (coord, grid, feat) = small(), network_input(60)
+    again = Sonata.from_config(CONFIG, {key: value.numpy() for key, value in model.state_dict().items()})
+    answer = model.stages(coord, grid, feat)["upcast2"]
+    for cells_ in (grid.int(), grid.numpy().astype(np.uint16), grid.to(torch.int16)):
+        assert torch.equal(again.stages(coord, cells_, feat)["upcast2"], answer)
+    with pytest.raises(DatasetError, match="grid_coord"):
+        model.stages(coord, grid + 0.5, feat)
 
 
 def test_unknown_options_that_are_off_are_only_mentioned(caplog: pytest.LogCaptureFixture) -> None:

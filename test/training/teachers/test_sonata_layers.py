@@ -99,7 +99,7 @@ def test_the_convolutions_weight_is_stored_once() -> None:
 
 
 def test_convolution_against_spconv() -> None:
-    """Against the library itself where it is installed, on one thread: with more its CPU pairs are a data race."""
+    """Against the library itself where it is installed, on one thread: with more its sums on a CPU are a data race."""
     spconv = pytest.importorskip("spconv.pytorch")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -19,6 +19,7 @@ _WITHOUT_EFFECT = frozenset({
 })  # fmt: skip
 # Built one way only.
 _FIXED = {"enc_mode": True, "enable_rpe": False}
+_TYPE = "PT-v3m2"  # what Pointcept's configurations call the network
 
 
 @dataclass(frozen=True)
@@ -80,13 +81,16 @@ class SonataConfig:
         """The ``config`` of a checkpoint. What is left out is the reference's default.
 
         Accepted and without effect: everything of the decoder and of training; ``shuffle_orders`` (shuffling is asked
-        for in each call); ``enable_flash`` and the ``upcast_*`` flags (attention is computed plainly, in the precision
-        of the network: exactly what is published without flash, and what flash approximates in half precision).
+        for in each call); ``type``, where it is ``PT-v3m2``; ``enable_flash`` and the ``upcast_*`` flags (attention is
+        computed plainly, in the precision of the network: exactly what is published without flash, and what flash
+        approximates in half precision).
 
         Raises:
             InvalidConfigError: A key that is not known and set to something, a wrong type, sizes that contradict each
                 other, or an architecture that is not built here (``enc_mode`` false, ``enable_rpe`` true).
         """
+        if not isinstance(config, Mapping):
+            raise InvalidConfigError("config", type(config).__name__, "Give the checkpoint's dictionary `config`.")
         if isinstance(config.get("config"), Mapping):
             config = config["config"]
         known = {field.name for field in fields(cls)}
@@ -96,6 +100,8 @@ class SonataConfig:
                 values[key] = _typed(key, value)
             elif key in _FIXED:
                 _check_fixed(key, value)
+            elif key == "type":
+                _check_type(value)
             elif key not in _WITHOUT_EFFECT:
                 _refuse_unless_off(key, value)
         # The reference's own defaults, where they are not those of the published configuration.
@@ -134,6 +140,11 @@ def _check_fixed(key: str, value: Any) -> None:
     if value is not _FIXED[key]:
         remedy = f"Only encoders with {key} = {_FIXED[key]} are built here; the published Sonata is one."
         raise InvalidConfigError(key, value, remedy)
+
+
+def _check_type(value: Any) -> None:
+    if value != _TYPE:
+        raise InvalidConfigError("type", value, f"Sonata is a {_TYPE}; other networks are not built here.")
 
 
 def _refuse_unless_off(key: str, value: Any) -> None:

@@ -38,12 +38,12 @@ class Sonata(nn.Module):
         self.apply(_initialise)
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], state_dict: Mapping[str, Tensor] | None = None) -> Sonata:
+    def from_config(cls, config: Mapping[str, Any], state_dict: Mapping[str, Array] | None = None) -> Sonata:
         """A network in evaluation mode, with gradients off.
 
         Args:
             config: As in a checkpoint, see :meth:`SonataConfig.from_dict`.
-            state_dict: Weights under the published names; None for random ones.
+            state_dict: Weights under the published names, tensors or arrays; None for random ones.
 
         Raises:
             InvalidConfigError: The configuration is of something else.
@@ -55,7 +55,8 @@ class Sonata(nn.Module):
         else:
             with torch.device("meta"):  # drawing 108 million numbers only to overwrite them takes seconds
                 model = cls(architecture)
-            load_strictly(model.to_empty(device="cpu"), state_dict)
+            tensors = {k: torch.tensor(v) if isinstance(v, np.ndarray) else v for k, v in state_dict.items()}
+            load_strictly(model.to_empty(device="cpu"), tensors)
         return model.eval().requires_grad_(False)
 
     @property
@@ -123,6 +124,7 @@ class Sonata(nn.Module):
         grid, positions = _tensor(grid_coord, self.device), _tensor(coord, self.device).float()
         features = self._input(feat)
         _check(grid, positions, features, self.config.in_channels)
+        grid = grid.long()  # after the check: cells that are no integers are refused, not cut off
         curves = serialize(grid, self.config.order, permutations[0])
         points = Points(self.embedding(features), positions, CoordinateMap(grid), curves)
         stages = []
@@ -173,6 +175,8 @@ def _check(grid: Tensor, coord: Tensor, feat: Tensor, channels: int) -> None:
         if tensor.dim() != 2 or tensor.shape != (len(grid), width) or not len(tensor):
             remedy = f"Give one row of {width} for each of the {len(grid)} cells, and at least one."
             raise DatasetError(f"{name}.shape", tuple(tensor.shape), remedy)
+        if name == "grid_coord" and (tensor.is_floating_point() or tensor.dtype == torch.bool):
+            raise DatasetError("grid_coord.dtype", str(tensor.dtype), "Give integer cells, floor(point / size).")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise DatasetError(name, "not finite", "Remove points with NaN or infinite values first.")
 
