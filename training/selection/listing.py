@@ -35,20 +35,23 @@ def link_shards(folder: Path, scenes: Iterable[tuple[str, Path | None]]) -> int:
 
     Raises:
         DatasetError: A scene is no prepared shard.
-        InvalidConfigError: ``folder`` holds something else already.
+        InvalidConfigError: ``folder`` holds something else already, or cannot be written.
     """
     files: list[Path] = []
     for name, source in scenes:
         if source is None or source.suffix != _SHARD:
             raise DatasetError(name, str(source), "Only prepared scenes can be linked: run `prepare` first.")
         files += [source, *sorted(source.parent.glob(f"{source.stem}.*{_SHARD}"))]
-    folder.mkdir(parents=True, exist_ok=True)
-    if foreign := [path.name for path in folder.iterdir() if not path.is_symlink()]:
-        raise InvalidConfigError("--link", str(folder), f"It holds other files ({foreign[0]}); give a new folder.")
-    for old in folder.iterdir():
-        old.unlink()  # links of an earlier selection
-    for file in files:
-        (folder / file.name).symlink_to(file.resolve())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if foreign := [path.name for path in folder.iterdir() if not path.is_symlink()]:
+            raise InvalidConfigError("--link", str(folder), f"It holds other files ({foreign[0]}); give a new folder.")
+        for old in folder.iterdir():
+            old.unlink()  # links of an earlier selection
+        for file in files:
+            (folder / file.name).symlink_to(file.resolve())
+    except OSError as error:
+        raise InvalidConfigError("--link", str(folder), f"It cannot be written: {error.strerror}.") from error
     return len(files)
 
 

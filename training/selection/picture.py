@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from geopurify_core.errors import InvalidConfigError
 from geopurify_core.sheet import INK, PAPER, QUIET
 from training.selection.algorithm import ScoredScene, Selection
 
@@ -18,12 +19,14 @@ def draw_selection(selection: Selection, path: Path, kinds: str = "classes") -> 
         selection: What to draw.
         path: A ``.png``, or what else matplotlib writes; its folder is made.
         kinds: What was counted, for the axes.
+
+    Raises:
+        InvalidConfigError: It cannot be written there, or not in this format.
     """
     from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure = Figure(figsize=(9.5, 6.5), dpi=130, facecolor=PAPER, layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.add_subplot()
@@ -44,7 +47,11 @@ def draw_selection(selection: Selection, path: Path, kinds: str = "classes") -> 
     axis.set_xlabel(f"N_c, number of {kinds} that occur", color=QUIET)
     axis.set_ylabel("H_c, entropy of their shares, bits", color=QUIET)
     axis.legend(frameon=False, fontsize=8, loc="lower right")
-    figure.savefig(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
+    except (OSError, ValueError) as error:
+        raise InvalidConfigError("--picture", str(path), f"It cannot be written: {error}.") from error
 
 
 def _groups(selection: Selection) -> tuple[list[ScoredScene], list[ScoredScene], list[ScoredScene]]:

@@ -85,8 +85,8 @@ def load_teacher(name: str, **options: Any) -> Teacher:
     """A teacher by name.
 
     Args:
-        name: ``geometric`` (no weights), ``sonata`` (checkpoint=FILE) or ``known`` (the scene's own objects: nothing one
-            has on real scans, but the ceiling that experiments compare with).
+        name: ``geometric`` (no weights), ``sonata`` (checkpoint=FILE) or ``known`` (the scene's own objects: nothing
+            one has on real scans, but the ceiling that experiments compare with).
         options: Of that teacher.
 
     Raises:

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from geopurify_core.errors import DatasetError
+from geopurify_core.errors import DatasetError, InvalidConfigError
 from training.cli import app
 from training.scenes.prepared import PreparedScene, load_scene, save_scene, scene_names
 from training.scenes.sources import find_sources
+from training.selection.listing import link_shards
 from training.selection.table6 import TABLE6
 
 
@@ -131,3 +132,21 @@ def test_prepare_refuses_lists_of_nothing_and_of_lists(tmp_path, content):
 def test_what_is_wrong_is_said_in_one_line(arguments, words):
     result = run(*arguments)
     assert result.exit_code == 2 and words in result.output and "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("option", "place"),
+    [("--picture", "picture.unheardof"), ("--picture", "file/picture.png"), ("--out", "file/list.txt")],
+)
+def test_what_cannot_be_written_is_said_in_one_line(tmp_path, table, option, place):
+    (tmp_path / "file").write_text("")
+    result = run(table, "--count", "2", option, tmp_path / place)
+    assert result.exit_code == 2 and option in result.output and "Traceback" not in result.output
+
+
+def test_links_need_a_folder(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    shard = tmp_path / "room.safetensors"
+    with pytest.raises(InvalidConfigError, match="--link"):
+        link_shards(tmp_path / "file", [("room", shard)])
+    assert (tmp_path / "file").read_text() == "mine"
