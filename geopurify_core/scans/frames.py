@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +13,6 @@ from geopurify_core.datasets.base import RGBDDataset, check_range, iterate
 from geopurify_core.datasets.scannet import ScanNetFolder, is_scannet_folder
 from geopurify_core.datasets.sens import SensFile
 from geopurify_core.frame import RGBDFrame
-
-FrameOpener = Callable[[int], Iterator[RGBDFrame]]
 
 
 def find_frames(folder: Path, name: str) -> RGBDDataset | None:
@@ -30,20 +28,38 @@ def find_frames(folder: Path, name: str) -> RGBDDataset | None:
     return SensFile(sens) if sens.is_file() else None
 
 
-def opener(recording: RGBDDataset | None, T_scan_map: NDArray[np.float64] | None = None) -> FrameOpener | None:
-    """What ``Scan.frames`` holds: frames whose *number* is a multiple of the stride.
+class PosedFrames:
+    """What ``Scan.frames`` holds: called with a stride, it gives the frames whose *number* is a multiple of it.
 
     An export often holds every 20th frame already, under its number in the recording; by number, a stride of 20 then
-    gives all of them. ``T_scan_map`` (4, 4) moves the cameras with the points where a scan was aligned to its axes.
+    gives all of them.
+
+    Args:
+        recording: Where the frames come from.
+        T_scan_map: (4, 4), moves the cameras with the points where a scan was aligned to its axes.
     """
-    if recording is None:
-        return None
 
-    def frames(stride: int) -> Iterator[RGBDFrame]:
-        for frame in _numbered(recording, stride):
-            yield frame if T_scan_map is None else replace(frame, T_map_camera=T_scan_map @ frame.T_map_camera)
+    def __init__(self, recording: RGBDDataset, T_scan_map: NDArray[np.float64] | None = None) -> None:
+        self._recording, self._T = recording, T_scan_map
 
-    return frames
+    @property
+    def skipped(self) -> Mapping[str, int]:
+        """Reason → number of frames that the last pass had to leave out: no pose, a damaged image."""
+        return dict(self._recording.skipped)
+
+    def __call__(self, stride: int) -> Iterator[RGBDFrame]:
+        for frame in _numbered(self._recording, stride):
+            yield frame if self._T is None else replace(frame, T_map_camera=self._T @ frame.T_map_camera)
+
+
+def opener(recording: RGBDDataset | None, T_scan_map: NDArray[np.float64] | None = None) -> PosedFrames | None:
+    """The frames of a recording; None where there is none."""
+    return None if recording is None else PosedFrames(recording, T_scan_map)
+
+
+def left_out(frames: object) -> dict[str, int]:
+    """Reason → frames that could not be read in the last pass over ``Scan.frames``; nothing where it does not count."""
+    return dict(getattr(frames, "skipped", {}))
 
 
 def _numbered(recording: RGBDDataset, stride: int) -> Iterator[RGBDFrame]:

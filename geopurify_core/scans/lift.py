@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geopurify_core.errors import DatasetError, InvalidConfigError
+from geopurify_core.scans.frames import left_out
 from geopurify_core.scans.lift_settings import LiftSettings
 from geopurify_core.scans.scan import LiftedScan, Scan
 from geopurify_core.scans.views import StoredViews, View, prepared_image, see, view_of
@@ -55,28 +57,28 @@ def lift(
         features, seen = _consensus(scan, views, backbone.encode_text(texts), settings)
     else:
         features, seen = _mean(scan, views, backbone.feature_dim, settings)
+    damaged = left_out(scan.frames)
     if not counts.used:
-        raise DatasetError(f"frames of {scan.name}", counts.read, _nothing_seen(settings))
-    log.info("%s: %d of %d frames used, %.1f %% of points seen", scan.name, *counts, 100 * (seen > 0).mean())
+        raise DatasetError(f"frames of {scan.name}", counts.read, _nothing_seen(settings, damaged))
+    used = f"{counts.used}/{counts.read + sum(damaged.values())}"
+    log.info("%s: %s frames used, %.1f %% of points seen", scan.name, used, 100 * (seen > 0).mean())
     half = np.clip(features, -65504, 65504).astype(np.float16)
-    used = f"{counts.used}/{counts.read}"
-    return LiftedScan(scan, half, seen, backbone.fingerprint, backbone.text_fingerprint, used)
+    return LiftedScan(scan, half, seen, backbone.fingerprint, backbone.text_fingerprint, used, damaged)
 
 
+@dataclass
 class _Counts:
     """Frames used and read."""
 
-    used = 0
-    read = 0
-
-    def __iter__(self) -> Iterator[int]:
-        return iter((self.used, self.read))
+    used: int = 0
+    read: int = 0
 
 
-def _nothing_seen(settings: LiftSettings) -> str:
+def _nothing_seen(settings: LiftSettings, damaged: Mapping[str, int]) -> str:
+    unread = "".join(f" {count} more: {reason}." for reason, count in damaged.items())
     return (
         f"None of them sees {settings.min_points} points where its depth says they are: are poses, intrinsics and "
-        "depth units those of this scan?"
+        f"depth units those of this scan?{unread}"
     )
 
 

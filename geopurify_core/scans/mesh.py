@@ -56,13 +56,15 @@ def read_ply(path: str | Path) -> Mesh:
     raw, triangles = _load(path)
     vertex = _fields(raw.get("vertex"))
     if not {"x", "y", "z"} <= vertex.keys() or len(vertex["x"]) == 0:
-        raise DatasetError("mesh", str(path), "It holds no points.")
+        raise DatasetError(f"mesh {path.name}", str(path), "It holds no points.")
     points = np.stack([vertex.pop(axis) for axis in "xyz"], axis=1).astype(np.float32)
     if not np.isfinite(points).all():
         bad = int((~np.isfinite(points).all(axis=1)).sum())
-        raise DatasetError("mesh", str(path), f"{bad} of its {len(points)} points are not finite.")
+        raise DatasetError(f"mesh {path.name}", str(path), f"{bad} of its {len(points)} points are not finite.")
     if len(triangles) and not 0 <= triangles.min() <= triangles.max() < len(points):
-        raise DatasetError("mesh", str(path), f"A face names vertex {triangles.max()} of {len(points)}. {_MEND}")
+        raise DatasetError(
+            f"mesh {path.name}", str(path), f"A face names vertex {triangles.max()} of {len(points)}. {_MEND}"
+        )
     faces = _fields(raw.get("face"))
     own = {name: values for name, values in faces.items() if values.ndim == 1 and len(values) == len(triangles)}
     return Mesh(points, _colours(vertex), triangles, vertex, own)
@@ -75,7 +77,7 @@ def _load(path: Path) -> tuple[Mapping[str, Any], NDArray[np.int64]]:
     except ImportError as error:
         raise NotAvailableError("trimesh", None, "Install it: pip install geopurify_ros[training]") from error
     if not path.is_file():
-        raise DatasetError("mesh", str(path), "There is no such file.")
+        raise DatasetError(f"mesh {path.name}", str(path), "There is no such file.")
     try:
         loaded = trimesh.load(path, file_type="ply", process=False)
         raw: Mapping[str, Any] = loaded.metadata["_ply_raw"]
@@ -83,7 +85,7 @@ def _load(path: Path) -> tuple[Mapping[str, Any], NDArray[np.int64]]:
     except MemoryError:
         raise
     except Exception as error:  # the parser fails in many ways on a damaged file; all of them mean the same
-        raise DatasetError("mesh", str(path), f"It cannot be read ({error}). {_MEND}") from error
+        raise DatasetError(f"mesh {path.name}", str(path), f"It cannot be read ({error}). {_MEND}") from error
     return raw, triangles
 
 

@@ -48,7 +48,8 @@ class LiftedScan:
         features: (N, C) float16 fused features.
         views: (N,) int32, in how many views each point was seen; 0: ``features`` is zero or copied, as the recipe says.
         backbone, text_fingerprint: Where the features come from.
-        frames: How many frames were used of how many read, as ``34/36``.
+        frames: How many frames were used of how many there are at that stride, as ``34/36``.
+        left_out: Reason → number of those that could not be read; the others not used show too little of the scan.
     """
 
     scan: Scan
@@ -57,3 +58,4 @@ class LiftedScan:
     backbone: str
     text_fingerprint: str
     frames: str = ""
+    left_out: Mapping[str, int] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from geopurify_core.errors import NotAvailableError
 from training.scenes.one import FAILED, Outcome, prepare_one
 from training.scenes.settings import Preparation
 from training.scenes.sources import Source
-from training.scenes.workers import RETRIES, limit_torch, thread_variables
+from training.scenes.workers import RETRIES, thread_variables
 
 log = logging.getLogger(__name__)
 LOCAL = "local"
@@ -52,7 +52,7 @@ def run_on_ray(
         environment = {"env_vars": {**thread_variables(cpus), "PYTHONPATH": os.pathsep.join(_python_path())}}
         task = task.options(runtime_env=environment)
         shared = ray.put(settings)
-        waiting = {task.remote(source, str(out), shared, cpus): source for source in sources}
+        waiting = {task.remote(source, str(out), shared): source for source in sources}
         try:
             while waiting:
                 done, _ = ray.wait(list(waiting), num_returns=1)
@@ -66,8 +66,7 @@ def run_on_ray(
         temporary.cleanup()
 
 
-def _in_task(source: Source, out: str, settings: Preparation, threads: int) -> Outcome:
-    limit_torch(threads)
+def _in_task(source: Source, out: str, settings: Preparation) -> Outcome:
     return prepare_one(source, Path(out), settings)
 
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from geopurify_core.cli.common import INTERRUPTED, err, load_config, out, parse_options
 
@@ -158,11 +159,18 @@ def _tell(report: Report, folder: Path) -> None:
     stopped = f"; interrupted, {missing} left" if report.interrupted else ""
     line = f"{folder}: {counts} in {report.seconds:.0f} s ({report.scenes_per_hour:.0f} scenes/h){stopped}"
     out.print(line, markup=False, soft_wrap=True)
-    if report.failed:
-        table = Table("skipped", "source", "why", box=None, pad_edge=False)
-        for outcome in report.failed:
-            table.add_row(outcome.name, outcome.source, f"{outcome.error}: {outcome.reason}")
-        out.print(table)
+    _table("skipped", "why", [(o.name, o.source, f"{o.error}: {o.reason}") for o in report.failed])
+    _table("incomplete", "prepared without", [(o.name, o.source, o.left_out) for o in report.incomplete])
+
+
+def _table(first: str, last: str, rows: list[tuple[str, str, str]]) -> None:
+    """Nothing for no rows; long words go on in the next line, so that every path can be read."""
+    if not rows:
+        return
+    table = Table(first, "source", Column(last, overflow="fold"), box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    out.print(table)
 
 
 @contextmanager

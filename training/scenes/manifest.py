@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from training.scenes.one import FAILED, Outcome
-from training.scenes.prepared import scene_names, scene_path
+from training.scenes.prepared import LEFT_OUT, scene_names, scene_path
 from training.scenes.shard_header import ShardHeader, read_header
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def write_manifest(folder: Path, outcomes: Sequence[Outcome] = ()) -> dict[str, 
         "scenes": scenes,
         "skipped": sorted(skipped, key=lambda entry: entry["name"]),
     }
-    temporary = folder / f"{FILE}.{os.getpid()}.tmp"
+    temporary = folder / f"{FILE}.{uuid4().hex[:12]}.tmp"
     temporary.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     temporary.replace(folder / FILE)
     return manifest
@@ -61,6 +61,7 @@ def _scene(folder: Path, name: str) -> dict[str, Any] | None:
         "voxel_size_m": about.get("voxel_size_m", 0.0),
         "source": about.get("source", ""),
         "frames": about.get("frames", ""),
+        LEFT_OUT: about.get(LEFT_OUT, {}),
         "label_set": about.get("label_set", "") if "labels" in header.arrays else "",
         "instances": "instances" in header.arrays,
         "teachers": _teachers(folder, name, header),

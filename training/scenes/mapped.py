@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -21,9 +22,10 @@ from geopurify_core.mapping.keys import pack_keys
 from geopurify_core.mapping.snapshot import MapSnapshot
 from geopurify_core.pipeline import SemanticMapper
 from geopurify_core.purification.student.normals import fill_normals
+from geopurify_core.scans.frames import left_out
 from geopurify_core.scans.scan import NO_LABEL, Scan
 from geopurify_core.vision.base import SemanticBackbone
-from training.scenes.prepared import PreparedScene
+from training.scenes.prepared import LEFT_OUT, PreparedScene
 from training.scenes.seeds import walk_of
 
 log = logging.getLogger(__name__)
@@ -33,24 +35,29 @@ REACH_M = 0.1  # a voxel takes the label of the nearest scan point within this d
 
 def map_frames(
     frames: Iterable[RGBDFrame], config: Config, backbone: SemanticBackbone, name: str
-) -> tuple[MapSnapshot, int]:
-    """The map of all usable frames, and their number; those that cannot be used are said and left out.
+) -> tuple[MapSnapshot, int, dict[str, int]]:
+    """The map of all usable frames, their number, and for each reason that of frames left out.
 
     Raises:
         DatasetError: None could be used.
     """
     mapper = SemanticMapper(config, backbone)
     used, reason = 0, "It holds no usable frame: images, poses or depth are missing or damaged."
+    unused: Counter[str] = Counter()
     try:
         for frame in frames:
             try:
-                used += mapper.integrate(frame).pixels_valid > 0
+                if mapper.integrate(frame).pixels_valid > 0:
+                    used += 1
+                else:
+                    unused["no usable depth"] += 1
             except (InvalidFrameError, BackboneError) as error:
                 log.warning("%s: skipping a frame: %s", name, error)
                 reason = str(error)
+                unused[type(error).__name__] += 1
         if not used:
             raise DatasetError(f"recording {name}", 0, reason)
-        return mapper.snapshot(), used
+        return mapper.snapshot(), used, dict(unused)
     finally:
         mapper.close()
 
@@ -60,8 +67,10 @@ def map_recording(
 ) -> tuple[PreparedScene, str]:
     """A recording as a scene without labels, and ``used/all`` frames."""
     recording = open_dataset(place)
-    snapshot, used = map_frames(iterate(recording, stride=stride), config, backbone, name)
-    about = {"up": up} if (up := tilted_up(snapshot)) else {}
+    snapshot, used, unused = map_frames(iterate(recording, stride=stride), config, backbone, name)
+    about: dict[str, Any] = {LEFT_OUT: {**recording.skipped, **unused}}
+    if up := tilted_up(snapshot):
+        about["up"] = up
     return scene_of_map(name, snapshot, about=about), f"{used}/{len(range(0, len(recording), stride))}"
 
 
@@ -75,21 +84,22 @@ def map_scan(scan: Scan, stride: int, config: Config, backbone: SemanticBackbone
     """A scan's images as a map, labelled by the scan's points within 10 cm; and ``used/all`` frames."""
     if scan.frames is None:
         raise DatasetError(f"frames of {scan.name}", None, "The scan has no images: export them beside it.")
-    counted = _Counted(scan.frames(stride))
-    snapshot, used = map_frames(counted, config, backbone, scan.name)
+    snapshot, used, unused = map_frames(scan.frames(stride), config, backbone, scan.name)
+    unused = {**left_out(scan.frames), **unused}
     distance, nearest = cKDTree(scan.points_m).query(snapshot.centers_m)
     near = distance <= REACH_M
     labels = {name: np.where(near, values[nearest], NO_LABEL) for name, values in scan.labels.items()}
     instances = None if scan.instances is None else np.where(near, scan.instances[nearest], 0)
     label_set, values = next(iter(labels.items()), ("", None))
-    return scene_of_map(scan.name, snapshot, values, instances, {"label_set": label_set}), f"{used}/{counted.count}"
+    about = {"label_set": label_set, LEFT_OUT: unused}
+    return scene_of_map(scan.name, snapshot, values, instances, about), f"{used}/{used + sum(unused.values())}"
 
 
 def map_apartment(seed: int, config: Config, backbone: SemanticBackbone, name: str) -> tuple[PreparedScene, str]:
     """The apartment of a seed along its walk, with what is truly there; and ``used/length`` of the walk."""
     length, used = walk_of(seed)
     recording = SyntheticDataset(seed, num_frames=length)
-    snapshot, _ = map_frames(recording.frames(stop=used), config, backbone, name)
+    snapshot, _, _ = map_frames(recording.frames(stop=used), config, backbone, name)
     instances = recording.ground_truth_instances(snapshot.centers_m).astype(np.int32)
     labels = recording.apartment.class_of_instance[instances]
     return scene_of_map(name, snapshot, labels, instances, {"label_set": "synthetic"}), f"{used}/{length}"
@@ -116,15 +126,3 @@ def scene_of_map(
         instances=None if instances is None else instances[order].astype(np.int32),
         about={**(about or {}), "voxel_size_m": snapshot.voxel_size_m},
     )
-
-
-class _Counted:
-    """Frames, counted as they pass."""
-
-    def __init__(self, frames: Iterable[RGBDFrame]) -> None:
-        self._frames, self.count = frames, 0
-
-    def __iter__(self) -> Any:
-        for frame in self._frames:
-            self.count += 1
-            yield frame

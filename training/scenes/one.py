@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from geopurify_core.errors import DatasetError, GeoPurifyError
 from geopurify_core.scans import Scan, lift, read_matterport, read_scannet
 from training.scenes.mapped import map_apartment, map_recording, map_scan
-from training.scenes.prepared import PreparedScene, load_scene, save_scene, save_teacher, scene_path, teacher_path
+from training.scenes.prepared import (
+    LEFT_OUT,
+    PreparedScene,
+    load_scene,
+    save_scene,
+    save_teacher,
+    scene_path,
+    teacher_path,
+)
 from training.scenes.seeds import walk_of
 from training.scenes.settings import MIN_POINTS, Preparation, TeacherChoice
 from training.scenes.shard_header import ShardHeader, read_header
@@ -34,6 +42,7 @@ class Outcome:
         points: In its shard.
         seconds: It took.
         error, reason: Kind of the error and its words, of a failed one.
+        left_out: What of a prepared scene could not be used, with numbers; "" where nothing was lost.
     """
 
     name: str
@@ -43,14 +52,15 @@ class Outcome:
     seconds: float = 0.0
     error: str = ""
     reason: str = ""
+    left_out: str = ""
 
 
 def prepare_one(source: Source, out: Path, settings: Preparation) -> Outcome:
     """Write what is missing of a scene's shards. Never raises for a bad scene: the outcome says what was wrong."""
     started = time.perf_counter()
     try:
-        status, points = _prepare(source, out, settings)
-        return Outcome(source.name, source.label, status, points, time.perf_counter() - started)
+        status, points, lost = _prepare(source, out, settings)
+        return Outcome(source.name, source.label, status, points, time.perf_counter() - started, left_out=lost)
     except GeoPurifyError as error:
         kind, reason = type(error).__name__, str(error)
     except Exception as error:  # one scene must not cost the others, whatever a damaged file does to a library
@@ -60,20 +70,31 @@ def prepare_one(source: Source, out: Path, settings: Preparation) -> Outcome:
     return Outcome(source.name, source.label, FAILED, 0, seconds, kind, " ".join(reason.split()))
 
 
-def _prepare(source: Source, out: Path, settings: Preparation) -> tuple[str, int]:
-    status = WHOLE
+def _prepare(source: Source, out: Path, settings: Preparation) -> tuple[str, int, str]:
+    status, lost = WHOLE, ""
     scene: PreparedScene | None = None
     header = read_header(scene_path(out, source.name))
+    if source.kind == "prepared" and header is None:
+        load_scene(out, source.name)  # raises, and says what is wrong with it
     if source.kind != "prepared" and not is_whole(header, source, settings):
         scene = make_scene(source, settings)
         save_scene(out, scene)
-        status = PREPARED
+        status, lost = PREPARED, _lost(scene, settings.label_set)
     for choice in settings.teachers:
         if status == PREPARED or not is_taught(out, source.name, choice):
             scene = scene or load_scene(out, source.name)
             _teach(out, scene, choice)
             status = TAUGHT if status == WHOLE else status
-    return status, len(scene) if scene is not None else header.points if header is not None else 0
+    points = len(scene) if scene is not None else header.points if header is not None else 0
+    return status, points, lost
+
+
+def _lost(scene: PreparedScene, label_set: str) -> str:
+    """What a scene lacks that its source should have had: frames, and labels that were asked for by name."""
+    parts = [f"{reason}: {count}" for reason, count in sorted(scene.about.get(LEFT_OUT, {}).items())]
+    frames = [f"frames ({', '.join(parts)})"] if parts else []
+    labels = [f"labels of {label_set}"] if label_set and scene.labels is None else []
+    return "; ".join([*frames, *labels])
 
 
 # -- is it there? ----------------------------------------------------------------------------------------------------
@@ -201,7 +222,7 @@ def _lifted(scan: Scan, kind: str, settings: Preparation) -> tuple[PreparedScene
         weight=_weight(lifted.views, lifted.features),
         labels=labels,
         instances=scan.instances,
-        about={"voxel_size_m": 0.0, "label_set": label_set},
+        about={"voxel_size_m": 0.0, "label_set": label_set, LEFT_OUT: dict(lifted.left_out)},
     )
     return scene, lifted.frames
 

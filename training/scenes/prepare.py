@@ -42,6 +42,11 @@ class Report:
         return sorted((o for o in self.outcomes if o.status == FAILED), key=lambda outcome: outcome.name)
 
     @property
+    def incomplete(self) -> list[Outcome]:
+        """Scenes prepared without a part of what their sources should have had, by name."""
+        return sorted((o for o in self.outcomes if o.left_out), key=lambda outcome: outcome.name)
+
+    @property
     def counts(self) -> Counter[str]:
         """Scenes of each status."""
         return Counter(outcome.status for outcome in self.outcomes)

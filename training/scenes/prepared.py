@@ -7,10 +7,12 @@ it can always be made again.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,7 @@ from geopurify_core.geometry import level_rotation
 from training.teachers.base import PointCloud, TeacherFeatures
 
 FORMAT = 1
+LEFT_OUT = "frames_left_out"  # in ``about``: reason → number of frames that could not be used
 _SUFFIX = ".safetensors"
 _ARRAYS = ("points_m", "rgb", "normals", "features", "weight", "labels", "instances")
 
@@ -122,12 +125,10 @@ def load_teacher_features(folder: Path, name: str, teacher: str) -> tuple[Teache
 
 
 def _write(path: Path, arrays: Mapping[str, NDArray[Any]], about: Mapping[str, Any]) -> Path:
-    import os
-
     from safetensors.numpy import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")  # two workers on one scene must not share it
+    temporary = path.with_suffix(f".{uuid4().hex[:12]}.tmp")  # two workers, also of two machines, must not share it
     contiguous = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
     save_file(contiguous, temporary, {"scene": json.dumps({"format": FORMAT, **about})})
     temporary.chmod(0o666 & ~_umask())  # safetensors lets only the owner read; a cluster's other users may need to
@@ -136,8 +137,6 @@ def _write(path: Path, arrays: Mapping[str, NDArray[Any]], about: Mapping[str, A
 
 
 def _umask() -> int:
-    import os
-
     mask = os.umask(0)
     os.umask(mask)
     return mask

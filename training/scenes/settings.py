@@ -72,8 +72,10 @@ class Preparation:
         Raises:
             GeoPurifyError: From the backbone, a teacher, or the settings.
         """
-        self.load_backbone()
+        if self.label_set:
+            load_label_set(self.label_set)
         self.lift_settings()
+        self.load_backbone()
         for teacher in self.teachers:
             teacher.load()
 

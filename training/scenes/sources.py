@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +14,13 @@ from training.scenes.prepared import scene_names
 from training.scenes.seeds import check_evaluation_seeds, check_seeds
 from training.selection.table6 import TABLE6, published_places
 
+log = logging.getLogger(__name__)
 KINDS = (
     "Give a ScanNet scene or a folder of them, a Matterport3D house or one of its region_segmentations/regionN.ply, "
     'any recording that `geopurify map` takes, "synthetic:SEED", "synthetic:FIRST-LAST", '
     "table6-scannet:FOLDER or table6-matterport:FOLDER (the paper's twenty), or @FILE with one of these a line."
 )
+_SCANNET_NAME = re.compile(r"scene\d{4}_\d{2}")
 _SYNTHETIC = re.compile(r"synthetic:(\d+)(?:-(\d+))?")
 
 
@@ -86,8 +89,7 @@ def _of_spec(spec: str, evaluation: bool) -> list[Source]:
         return _synthetic(spec, evaluation)
     name, _, root = spec.partition(":")
     if name in TABLE6:
-        places = published_places(name, Path(root).expanduser())
-        return [source for place in places for source in _of_path(place)]
+        return [_named(place) for place in published_places(name, Path(root).expanduser())]
     if spec.startswith("@"):
         return [source for line in _lines(Path(spec[1:])) for source in _of_spec(line, evaluation)]
     path = Path(spec).expanduser()
@@ -126,17 +128,46 @@ def _of_path(path: Path) -> list[Source]:
     if path.is_file() and path.suffix.lower() == ".ply":
         return [_region(path)]
     if is_scannet_scene(path):
-        return [Source(scene_name(path), "scannet", str(path))]
-    regions = sorted((path / "region_segmentations").glob("region*.ply"), key=_natural)
-    if regions:
-        return [_region(region) for region in regions]
+        return [_named(path)]
+    if any((path / "region_segmentations").glob("region*.ply")):
+        return _scenes(path)
     if _is_recording(path):
         return [Source(scene_name(path), "recording", str(path))]
+    return _below(path)
+
+
+def _below(path: Path) -> list[Source]:
+    """The scenes of a folder of them. What bears a scene's name and lacks its mesh is one too, so that it is listed as
+    failed; other folders are said and left out."""
+    sources, others = [], []
     below = sorted(child for child in path.iterdir() if child.is_dir()) if path.is_dir() else []
-    scenes = [child for child in below if is_scannet_scene(child) or (child / "region_segmentations").is_dir()]
-    if not scenes:
+    for child in below:
+        found = _scenes(child)
+        sources += found
+        if not found:
+            others.append(child.name)
+    if not sources:
         raise DatasetError("source", str(path), f"Nothing known is there. {KINDS}")
-    return [source for scene in scenes for source in _of_path(scene)]
+    if others:
+        log.warning("%s: %d folders hold no scan and are left out: %s", path.name, len(others), ", ".join(others[:8]))
+    return sources
+
+
+def _scenes(path: Path) -> list[Source]:
+    from geopurify_core.scans.scannet import is_scannet_scene
+
+    if is_scannet_scene(path) or _SCANNET_NAME.fullmatch(path.name):
+        return [_named(path)]
+    if not (path / "region_segmentations").is_dir():
+        return []
+    regions = sorted((path / "region_segmentations").glob("region*.ply"), key=_natural)
+    lacking = Source(_clean(path.name), "matterport", str(path / "region_segmentations" / "region*.ply"))
+    return [_region(region) for region in regions] or [lacking]
+
+
+def _named(place: Path) -> Source:
+    """A Matterport3D region or ScanNet scene that something says is one."""
+    return _region(place) if place.suffix == ".ply" else Source(scene_name(place), "scannet", str(place))
 
 
 def _is_recording(path: Path) -> bool:

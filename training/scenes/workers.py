@@ -99,7 +99,7 @@ class _Slot:
     def _submit(self, source: Source, out: Path, settings: Preparation) -> Future[Outcome]:
         if self._pool is None:
             context = multiprocessing.get_context("spawn")  # forking a process with threads in it can hang
-            self._pool = ProcessPoolExecutor(1, context, initializer=_begin, initargs=(self._threads,))
+            self._pool = ProcessPoolExecutor(1, context, initializer=_begin)
         with thread_limit(self._threads):  # the process is started within, and takes it over
             return self._pool.submit(prepare_one, source, out, settings)
 
@@ -116,21 +116,13 @@ class _Slot:
             process.join()
 
 
-def _begin(threads: int) -> None:
+def _begin() -> None:
     """In a new worker: Ctrl-C is for the parent, which then ends the workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    limit_torch(threads)
-
-
-def limit_torch(threads: int) -> None:
-    """Torch sizes its pool by the machine unless it is told."""
-    import torch
-
-    torch.set_num_threads(threads)
 
 
 def thread_variables(threads: int) -> dict[str, str]:
-    """Environment of a worker that may use so many threads."""
+    """Environment of a worker that may use so many threads; it holds for torch too, whose pool OpenMP sizes."""
     return dict.fromkeys(_THREAD_VARIABLES, str(threads))
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from geopurify_core.config import Config, MapConfig
 from geopurify_core.datasets.synthetic import SyntheticDataset
@@ -205,6 +206,26 @@ def test_a_scan_may_be_mapped_and_keeps_its_labels(disk, scene, tmp_path):
         nearest = np.flatnonzero(distance <= distance.min() + 1e-6)
         expected = set(scan.labels["scannet20"][nearest]) if distance.min() <= mapped.REACH_M else {255}
         assert shard.labels[row] in expected
+
+
+@pytest.mark.parametrize("as_map", [False, True])
+def test_frames_that_cannot_be_read_are_counted(disk, scene, tmp_path, as_map):
+    (tmp_path / "scans/scene0000_00/pose/20.txt").unlink()
+    (tmp_path / "scans/scene0000_00/color/30.png").write_bytes(b"broken")
+    outcome = prepare_one(scene, tmp_path, replace(QUICK, as_map=as_map))
+    assert outcome.left_out == "frames (missing pose file: 1, unreadable image: 1)"
+    about = load_scene(tmp_path, scene.name).about
+    assert about["frames"] == "2/4" and sum(about["frames_left_out"].values()) == 2
+
+
+def test_frames_of_a_recording_are_counted_too(disk, tmp_path):
+    walk = disk.write_frames(tmp_path / "walk")
+    (walk / "pose/20.txt").unlink()
+    depth = walk / "depth/30.png"
+    Image.fromarray(np.zeros((disk.HEIGHT, disk.WIDTH), np.uint16)).save(depth)
+    outcome = prepare_one(source_of(walk), tmp_path, QUICK)
+    assert outcome.left_out == "frames (missing pose file: 1, no usable depth: 1)"
+    assert load_scene(tmp_path, "walk").about["frames"] == "2/4"
 
 
 def test_a_region_is_prepared(disk, tmp_path):

@@ -31,6 +31,18 @@ def test_folders_are_taken_apart(disk, scans, tmp_path):
     assert names(region) == regions[:1]
 
 
+def test_scenes_without_a_mesh_are_named_and_not_passed_over(disk, scans, tmp_path, caplog):
+    """Downloads that broke off: they fail later, each for itself. What is no scan at all is said."""
+    disk.write_frames(scans / "scene0007_01")
+    (scans / "notes").mkdir()
+    assert names(scans)[-1] == ("scene0007_01", "scannet") and len(names(scans)) == 4
+    assert "1 folders hold no scan and are left out: notes" in caplog.text
+    disk.write_matterport(tmp_path / "mp" / "aHouse")
+    (tmp_path / "mp" / "bHouse" / "region_segmentations").mkdir(parents=True)
+    assert names(tmp_path / "mp") == [("aHouse_region0", "matterport"), ("bHouse", "matterport")]
+    assert names(scans / "scene0007_01") == [("scene0007_01", "recording")]  # by itself it is one
+
+
 def test_recordings_are_those_of_geopurify_map(disk, tmp_path):
     disk.write_frames(tmp_path / "my walk.1")
     (tmp_path / "bag").mkdir()
