@@ -25,11 +25,17 @@ class KnownTeacher:
         self.fingerprint = f"known:{seed}"
 
     def describe(self, cloud: PointCloud) -> TeacherFeatures:
-        """Points of one instance share a row; points of instance 0 get one row each, like to nothing."""
+        """Points of one instance share a row; points of none (0 or less) get one row each, like to nothing.
+
+        Raises:
+            DatasetError: The scene has no instances, or not one for each point.
+        """
         if cloud.instances is None:
             raise DatasetError("instances", None, "The known teacher needs scenes that come with their instances.")
+        if np.shape(cloud.instances) != (len(cloud),):
+            raise DatasetError("instances", np.shape(cloud.instances), f"Give one for each of {len(cloud)} points.")
         instances = cloud.instances.astype(np.int64)
-        unknown = instances == 0
+        unknown = instances <= 0
         instances[unknown] = -1 - np.arange(int(unknown.sum()))
         _, index = np.unique(instances, return_inverse=True)
         rows = np.random.default_rng(self._seed).standard_normal((int(index.max(initial=-1)) + 1, _WIDTH))

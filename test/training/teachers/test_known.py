@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -52,6 +54,13 @@ def test_known_is_the_same_every_time_and_another_with_another_seed() -> None:
 def test_known_needs_instances() -> None:
     with pytest.raises(DatasetError, match="instances"):
         KnownTeacher().describe(cloud(None))
+    with pytest.raises(DatasetError, match="one for each of 3 points"):
+        KnownTeacher().describe(replace(cloud([1, 2, 3]), instances=np.array([1, 2], dtype=np.int32)))
+
+
+def test_negative_instances_are_none_too() -> None:
+    features = KnownTeacher().describe(cloud([0, -1, -1, 4, 4, -3]))
+    assert features.index[3] == features.index[4] and len(set(features.index)) == 5
 
 
 def test_known_of_nothing_is_nothing() -> None:
