@@ -63,6 +63,7 @@ class Evaluator:
         StudentError: The student was made for another backbone or width.
         MapMismatchError: The map was made by another backbone.
         QueryError, BackboneError: The class names cannot be encoded.
+        InvalidConfigError: Backbone and protocol would both put class names into a frame.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Evaluator:
         self.snapshot = snapshot
         self.labels, self.protocol, self.backbone, self.student = labels, protocol, backbone, student
         self.lifting, self.config = lifting or LiftSettings(), config or Config()
+        _check_wording(protocol.wording, backbone)
         self.prompts = label_prompts(labels, protocol.wording, protocol.spelling)
         self.vectors: NDArray[np.float32] = backbone.encode_text(self.prompts)
 
@@ -230,6 +232,14 @@ def _reason(source: str, error: Exception) -> str:
     log.log(logging.INFO if expected else logging.WARNING, "%s is skipped", source, exc_info=not expected)
     text = " ".join(str(error).split())
     return text if expected and text else f"{type(error).__name__}: {text}"
+
+
+def _check_wording(wording: str, backbone: SemanticBackbone) -> None:
+    """Refuse to put names into a frame that the backbone puts them into once more."""
+    frame = getattr(getattr(backbone, "settings", None), "prompt", "{}")
+    if wording != "names" and frame != "{}":
+        remedy = f'{backbone.name} puts names into "{frame}" itself; add -b prompt="{{}}", or leave the option out.'
+        raise InvalidConfigError("--wording", wording, remedy)
 
 
 def _identity(snapshot: MapSnapshot) -> str:

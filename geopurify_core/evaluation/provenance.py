@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from geopurify_core.errors import InvalidConfigError
+
 if TYPE_CHECKING:
     from geopurify_core.purification.student.trained import Student
 
+SAMPLINGS = ("hybrid", "macro")
 # Data sets tell themselves by how they name their scenes, which exported students list.
 _SCENE_NAMES = {
     "scannet": re.compile(r"\bscene\d{4}_\d{2}\b"),
@@ -26,16 +29,23 @@ def student_about(
         trained_on: Overrules what the description says of the data set: ``scannet``, ``matterport``, ….
         sampling: Overrules what the recipe says of the negatives: ``hybrid`` or ``macro``.
 
+    Raises:
+        InvalidConfigError: ``sampling`` is neither.
+
     Returns:
         ``trained_on`` (empty where unknown), ``sampling`` (empty where unknown, or where InfoNCE played no part),
-        ``description``, ``licence``, ``voxel_size_m``.
+        ``teacher`` (its name, empty where unknown), ``description``, ``licence``, ``voxel_size_m``.
     """
+    if sampling is not None and sampling not in SAMPLINGS:
+        raise InvalidConfigError("--sampling", sampling, f"Choose one of {', '.join(SAMPLINGS)}.")
     if student is None:
         return {}
     info = student.info
+    teacher = info.extra.get("teacher")
     return {
         "trained_on": data_set_of(info.trained_on) if trained_on is None else trained_on,
         "sampling": sampling_of(info.extra.get("recipe")) if sampling is None else sampling,
+        "teacher": str(teacher.get("name", "")) if isinstance(teacher, dict) else "",
         "description": info.trained_on,
         "licence": info.licence,
         "voxel_size_m": info.voxel_size_m,

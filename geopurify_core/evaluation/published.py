@@ -1,7 +1,8 @@
 """The paper's result tables, and the reports of ``geopurify eval scans`` that may stand beside them.
 
 Published figures live in ``published.json`` and are never shown as ours: a figure of ours comes from a report whose
-data set, label set, backbone, training data, sampling and T are those of the cell, or there is none.
+data set, label set, backbone, training data, teacher, sampling and T are those of the cell, or there is none. In what
+else it departs from the published run, and how many of its scenes it covers, is said beside it (``departures.py``).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 from geopurify_core.errors import DatasetError, InvalidConfigError
 from geopurify_core.evaluation.counts import ALL
+from geopurify_core.evaluation.departures import departures
 from geopurify_core.evaluation.points import RAW, variant_of
 from geopurify_core.evaluation.report import REPORT_FORMAT
 
@@ -25,6 +27,8 @@ log = logging.getLogger(__name__)
 _DEFAULT_STEPS = (18, 19)
 # Which report is preferred where several fit: the protocol behind the published figure first.
 _PROTOCOLS = ("geopurify", "openscene")
+# The paper's teacher; students that do not name theirs, such as released checkpoints, may stand in its rows.
+_TEACHERS = ("", "sonata")
 
 
 @dataclass(frozen=True)
@@ -54,9 +58,19 @@ class Result:
         return str(self.report["student_about"].get("sampling", ""))
 
     @property
+    def teacher(self) -> str:
+        """Name of its student's teacher; empty where unknown."""
+        return str(self.report["student_about"].get("teacher", ""))
+
+    @property
     def scenes(self) -> int:
         """How many scenes it covers."""
         return len(self.report["scenes"])
+
+    @property
+    def expected(self) -> int:
+        """How many the published figures cover; 0 for data sets that they do not speak of."""
+        return int(published()["scenes"].get(self.report["dataset"], 0))
 
 
 @dataclass(frozen=True)
@@ -67,11 +81,18 @@ class Cell:
         value: Percent.
         result: Whence.
         variant: ``raw`` or ``T=18``.
+        departures: What else differs from the published run.
     """
 
     value: float
     result: Result
     variant: str
+    departures: tuple[str, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether it covers as many scenes as the published figure."""
+        return self.result.scenes == self.result.expected
 
 
 @dataclass(frozen=True)
@@ -96,7 +117,6 @@ class FilledTable:
         columns: Titles.
         rows: The published ones, and after them what else our reports have for these columns.
         notes: What the published figures are.
-        expected: Scenes of a full run, by data set.
     """
 
     number: str
@@ -104,7 +124,6 @@ class FilledTable:
     columns: tuple[str, ...]
     rows: tuple[FilledRow, ...]
     notes: tuple[str, ...]
-    expected: Mapping[str, int] = field(default_factory=dict)
 
 
 @cache
@@ -137,12 +156,24 @@ def _read(path: Path) -> Result | None:
         if report["report"] != REPORT_FORMAT:
             raise KeyError(f"format {report['report']}")
         result = Result(path, report)
-        _ = result.trained_on, result.scenes, report["dataset"], report["labels"], report["protocol"]["name"]
-        _ = report["backbone"]["name"], report["results"][RAW]
+        _check(result)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         log.warning("%s is no report of `geopurify eval scans` (%s); left out", path, error)
         return None
     return result
+
+
+def _check(result: Result) -> None:
+    """Look at everything that tables look at, so that a damaged report is named and not met halfway."""
+    report = result.report
+    _ = result.trained_on, result.teacher, result.scenes, report["dataset"], report["labels"], report["results"][RAW]
+    _ = report["protocol"]["name"], report["backbone"]["name"], departures(report, variant_of(1))
+    for readings in report["results"].values():
+        for kinds in readings.values():
+            values = kinds[ALL]
+            _ = float(values["miou"]), float(values["macc"])
+            _ = [float(one["miou"]) for one in values["groups"].values()]
+            _ = [float(one["iou"]) for one in values["classes"].values()]
 
 
 def fill_table(number: str, results: Sequence[Result]) -> FilledTable:
@@ -160,7 +191,7 @@ def fill_table(number: str, results: Sequence[Result]) -> FilledTable:
     if table.get("extras"):
         rows += _extra_rows(columns, results)
     titles = tuple(column["title"] for column in columns)
-    return FilledTable(number, table["title"], titles, tuple(rows), tuple(table["notes"]), published()["scenes"])
+    return FilledTable(number, table["title"], titles, tuple(rows), tuple(table["notes"]))
 
 
 def _row(row: Mapping[str, Any], columns: Sequence[Mapping[str, Any]], results: Sequence[Result]) -> FilledRow:
@@ -171,7 +202,7 @@ def _row(row: Mapping[str, Any], columns: Sequence[Mapping[str, Any]], results: 
 
 
 def _find(column: Mapping[str, Any], wanted: Mapping[str, Any], results: Sequence[Result]) -> Cell | None:
-    """The best fitting report's figure: by the preferred protocol, of the most scenes, the last of equals."""
+    """The best fitting report's figure: of all scenes, by the preferred protocol, closest to it; the last of equals."""
     cells = []
     for result in results:
         if not result.matches(column, wanted["backbone"]) or not _student_fits(result, column, wanted):
@@ -179,18 +210,22 @@ def _find(column: Mapping[str, Any], wanted: Mapping[str, Any], results: Sequenc
         variant = _variant(result, wanted)
         value = _value(result, column, variant) if variant else None
         if variant and value is not None:
-            cells.append(Cell(value, result, variant))
-    if not cells:
-        return None
-    cells.sort(key=lambda cell: (-_PROTOCOLS.index(cell.result.report["protocol"]["name"]), cell.result.scenes))
-    return cells[-1]
+            cells.append(Cell(value, result, variant, departures(result.report, variant)))
+    return max(reversed(cells), key=_preference, default=None)
+
+
+def _preference(cell: Cell) -> tuple[bool, int, int, int]:
+    protocol = _PROTOCOLS.index(cell.result.report["protocol"]["name"])
+    return cell.complete, -protocol, -len(cell.departures), cell.result.scenes
 
 
 def _student_fits(result: Result, column: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     if wanted["variant"] == RAW:
         return True
     by_sampling = result.sampling == wanted["sampling"] if "sampling" in wanted else result.sampling != "macro"
-    return by_sampling and wanted.get("trained_on", column.get("trained_on")) in (None, result.trained_on)
+    by_teacher = result.teacher in ((wanted["teacher"],) if "teacher" in wanted else _TEACHERS)
+    by_data = wanted.get("trained_on", column.get("trained_on")) in (None, result.trained_on)
+    return by_sampling and by_teacher and by_data
 
 
 def _variant(result: Result, wanted: Mapping[str, Any]) -> str | None:
@@ -217,12 +252,14 @@ def _extra_rows(columns: Sequence[Mapping[str, Any]], results: Sequence[Result])
     """Rows for reports of other backbones, or with a student of other data, than the paper's."""
     asked: dict[str, dict[str, Any]] = {}
     for result in results:
-        name, data = result.report["backbone"]["name"], result.trained_on
-        raw, purified = {"backbone": name, "variant": RAW}, {"backbone": name, "variant": "purified"}
+        name, data, teacher = result.report["backbone"]["name"], result.trained_on, result.teacher
+        purified = {"backbone": name, "variant": "purified", "trained_on": data, "teacher": teacher}
         if name != "xdecoder":
-            asked[f"here: {name}, 2D features"] = raw
-        if _variant(result, purified) and not (name == "xdecoder" and data in ("scannet", "matterport")):
-            asked[f"here: {name}, purified, student of {data or 'unnamed data'}"] = {**purified, "trained_on": data}
+            asked[f"here: {name}, 2D features"] = {"backbone": name, "variant": RAW}
+        of_paper = name == "xdecoder" and data in ("scannet", "matterport") and teacher in _TEACHERS
+        if _variant(result, purified) and not of_paper:
+            taught = f", teacher {teacher}" if teacher else ""
+            asked[f"here: {name}, purified, student of {data or 'unnamed data'}{taught}"] = purified
     rows = []
     for method, wanted in asked.items():
         cells = tuple(_find(column, wanted, results) for column in columns)

@@ -13,13 +13,14 @@ from rich.table import Table
 
 from geopurify_core.cli.common import out
 from geopurify_core.cli.evaluate.targets import AsJson
+from geopurify_core.evaluation.points import RAW
 
 if TYPE_CHECKING:
-    from geopurify_core.evaluation.published import Cell, FilledRow, FilledTable, Result
+    from geopurify_core.evaluation.published import Cell, FilledRow, FilledTable
 
 NOTHING = "n/a"
 _Key = tuple[Path, str]  # a report's path, and the variant taken from it
-_MOST_COLUMNS = 8  # wider tables are printed with their columns as rows
+_MOST_COLUMNS = 4  # wider tables are printed with their columns as rows
 
 
 def tables(
@@ -48,9 +49,9 @@ def tables(
             _print(one)
 
 
-def _sources(table: FilledTable) -> dict[_Key, Result]:
-    """Reports and variants behind a table's cells, in order of appearance."""
-    return {_key(cell): cell.result for row in table.rows for cell in row.ours if cell is not None}
+def _sources(table: FilledTable) -> dict[_Key, Cell]:
+    """Reports and variants behind a table's cells with one cell each, in order of appearance."""
+    return {_key(cell): cell for row in table.rows for cell in row.ours if cell is not None}
 
 
 def _key(cell: Cell) -> _Key:
@@ -58,13 +59,22 @@ def _key(cell: Cell) -> _Key:
 
 
 def _cells(table: FilledTable, row: FilledRow, sources: Sequence[_Key]) -> list[str]:
-    """``published / ours [source]`` of each column; the published figure alone in rows of others."""
+    """``published / ours [source]`` of each column; the published figure alone in rows of others.
+
+    Ours bears a star where its run departs from the published one in more than numbers, and its share of the scenes
+    where these are not as many.
+    """
     texts = []
     for value, cell in zip(row.published, row.ours, strict=True):
         before = "-" if value is None else f"{value:.1f}"
-        ours = NOTHING if cell is None else f"{cell.value:.1f} [{sources.index(_key(cell)) + 1}]"
+        ours = NOTHING if cell is None else f"{_figure(cell)} [{sources.index(_key(cell)) + 1}]"
         texts.append(f"{before} / {ours}" if row.has_ours else before)
     return texts
+
+
+def _figure(cell: Cell) -> str:
+    share = "" if cell.complete else f" ({cell.result.scenes}/{cell.result.expected} scenes)"
+    return f"{cell.value:.1f}{'*' if cell.departures else ''}{share}"
 
 
 def _grid(table: FilledTable) -> tuple[list[str], list[list[str]]]:
@@ -79,13 +89,18 @@ def _grid(table: FilledTable) -> tuple[list[str], list[list[str]]]:
 
 
 def _footnotes(table: FilledTable) -> list[str]:
-    notes = []
-    for number, ((path, variant), result) in enumerate(_sources(table).items(), start=1):
-        report = result.report
-        full, count = table.expected.get(report["dataset"]), len(report["scenes"])
-        scenes = f"{count} of {full} scenes" if full and count != full else f"{count} scenes"
-        notes.append(f"[{number}] {path}: {variant}, protocol {report['protocol']['name']}, {scenes}")
+    notes = [f"[{number}] {_source(cell)}" for number, cell in enumerate(_sources(table).values(), start=1)]
     return [*notes, *table.notes]
+
+
+def _source(cell: Cell) -> str:
+    """Where a figure comes from, and in what its run is not the published one."""
+    result, report = cell.result, cell.result.report
+    count = str(result.scenes) if cell.complete else f"{result.scenes} of {result.expected}"
+    text = f"{result.path}: {cell.variant}, protocol {report['protocol']['name']}, {count} scenes"
+    if cell.variant != RAW and report.get("student"):
+        text += f", {report['student']} ({report['student_about'].get('description', '')})"
+    return text + (f"; * unlike the published run: {', '.join(cell.departures)}" if cell.departures else "")
 
 
 def _print(table: FilledTable) -> None:
@@ -93,7 +108,7 @@ def _print(table: FilledTable) -> None:
     shown = Table(box=None, header_style="bold", pad_edge=False, title_justify="left", title_style="bold")
     shown.title = f"Table {table.number}: {table.title} (percent, published / ours)"
     for i, name in enumerate(header):
-        shown.add_column(escape(name), justify="right" if i else "left")
+        shown.add_column(escape(name), justify="right" if i else "left", overflow="fold")
     for row in rows:
         shown.add_row(*map(escape, row))
     out.print(shown)
@@ -134,5 +149,13 @@ def _plain(table: FilledTable) -> dict[str, Any]:
         "title": table.title,
         "columns": list(table.columns),
         "rows": rows,
+        "sources": {
+            f"{path}#{variant}": {
+                "scenes": cell.result.scenes,
+                "expected": cell.result.expected,
+                "departures": list(cell.departures),
+            }
+            for (path, variant), cell in _sources(table).items()
+        },
         "notes": list(table.notes),
     }

@@ -263,6 +263,9 @@ def test_results_find_their_way_into_the_tables(tmp_path, student):
     arguments = ("--lift", "robot", "--student", student, "--steps", "18", "--repeats", "1")
     assert run("scans", folder, *arguments, "-o", results / "a").exit_code == 0
     printed = json.loads(run("tables", results, "--json").stdout)["tables"]
+    (source, about), *_ = printed[0]["sources"].items()
+    assert source.endswith("report.json#raw") and (about["scenes"], about["expected"]) == (1, 312)
+    assert about["departures"] == ["protocol openscene", "lifting robot"]
     assert [table["table"] for table in printed] == ["1", "2", "3", "4", "8", "9", "10"]
     ours = [row for table in printed for row in table["rows"] if any(value is not None for value in row["ours"])]
     assert {row["method"] for row in ours} == {
@@ -273,7 +276,7 @@ def test_results_find_their_way_into_the_tables(tmp_path, student):
     first = next(row for row in ours if "2D" in row["method"])
     assert first["ours"][0] == pytest.approx(100 * report["results"]["raw"]["19"]["all"]["miou"], abs=1e-3)
     text = run("tables", results, "--markdown", "-t", "1").stdout
-    assert "1 of 312 scenes" in text and "| GeoPurify (about 1.5 %) | 55.1 / n/a |" in text
+    assert "1 of 312 scenes" in text and "* (1/312 scenes) [1]" in text and "| GeoPurify (about 1.5 %) | 55.1 / n/a |" in text
     assert "here: painted" in run("tables", results).stdout
 
 

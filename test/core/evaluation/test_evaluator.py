@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from geopurify_core.errors import DatasetError, StudentError
+from geopurify_core.errors import DatasetError, InvalidConfigError, StudentError
 from geopurify_core.evaluation.counts import count_scene
 from geopurify_core.evaluation.evaluator import Evaluator, Source, folder_sources, score_all
 from geopurify_core.evaluation.points import PointScores
@@ -103,6 +105,16 @@ def test_settings_name_everything_that_decides_the_numbers():
     assert mapped["mapping"]["map"]["voxel_size_m"] and mapped["prompts"][-1] == "other"
     scene = Evaluator(LABELS, Protocol.preset("openscene", wording="scene"), Backbone()).settings()
     assert scene["prompts"][0] == "a wall in a scene" and scene["prompts"] != mapped["prompts"]
+
+
+def test_names_are_not_put_into_two_frames():
+    class Framing(Backbone):
+        settings = SimpleNamespace(prompt="a {} in a scene")
+
+    with pytest.raises(InvalidConfigError, match="wording"):
+        Evaluator(LABELS, Protocol.preset("openscene", wording="scene"), Framing())
+    Framing.settings.prompt = "{}"
+    assert Evaluator(LABELS, Protocol.preset("openscene", wording="scene"), Framing()).prompts[-1] == "other"
 
 
 def test_geopurify_tells_its_recipe_nineteen_classes_in_scannet_and_all_in_matterport():

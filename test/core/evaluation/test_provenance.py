@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from geopurify_core.errors import InvalidConfigError
 from geopurify_core.evaluation.provenance import data_set_of, sampling_of, student_about
 from geopurify_core.purification.student.trained import StudentInfo
 
@@ -40,6 +41,14 @@ def test_what_the_caller_says_overrules_the_description():
     info = StudentInfo("b:1", 8, 8, 4, 1, trained_on="scene0102_01", extra={"recipe": {"micro": 16}})
     student = SimpleNamespace(info=info)
     assert student_about(student)["trained_on"] == "scannet" and student_about(student)["sampling"] == "hybrid"
+    assert student_about(student)["teacher"] == ""
     said = student_about(student, "matterport", "macro")
     assert said["trained_on"] == "matterport" and said["sampling"] == "macro"
     assert student_about(None) == {}
+
+
+def test_teacher_and_only_known_kinds_of_negatives():
+    info = StudentInfo("b:1", 8, 8, 4, 1, trained_on="scene0102_01", extra={"teacher": {"name": "sonata"}})
+    assert student_about(SimpleNamespace(info=info))["teacher"] == "sonata"
+    with pytest.raises(InvalidConfigError, match="sampling"):
+        student_about(None, sampling="mixed")

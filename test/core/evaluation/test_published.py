@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import pytest
 
 from geopurify_core.errors import DatasetError, InvalidConfigError
 from geopurify_core.evaluation.openscene import readings_of
+from geopurify_core.evaluation.protocol import Protocol
 from geopurify_core.evaluation.published import fill_table, published, read_results
 from geopurify_core.labels import load_label_set
+from geopurify_core.scans.lift_settings import LiftSettings
 
 TABLES = published()["tables"]
 
@@ -72,7 +75,7 @@ def test_columns_name_classes_and_readings_that_exist():
 
 def plant(
     folder, *, dataset="scannet", labels="scannet20", backbone="xdecoder", protocol="geopurify", trained_on="scannet",
-    sampling="", variants=("raw", "T=18"), scenes=312, base=0.5,
+    sampling="", variants=("raw", "T=18"), scenes=312, base=0.5, teacher="", changes=None, lifting=None, more=None,
 ):  # fmt: skip
     """A report whose figures tell which cell they are: 0.5 + 0.001 for each variant, mAcc 0.1 more."""
     label_set = load_label_set(labels)
@@ -86,9 +89,12 @@ def plant(
             foreground = {"foreground": {"miou": value - 0.2, "macc": value - 0.1}}
             results[variant][reading.name] = {"all": {**means, "classes": classes, "groups": foreground}}
     report = {
-        "report": 1, "dataset": dataset, "labels": labels, "protocol": {"name": protocol},
-        "backbone": {"name": backbone}, "student_about": {"trained_on": trained_on, "sampling": sampling},
+        "report": 1, "dataset": dataset, "labels": labels,
+        "protocol": {**Protocol.preset(protocol).as_plain(), **(changes or {})},
+        "backbone": {"name": backbone, "fingerprint": f"{backbone}:vocabulary:1"},
+        "student_about": {"trained_on": trained_on, "sampling": sampling, "teacher": teacher},
         "scenes": [f"s{i}" for i in range(scenes)], "results": results,
+        **({} if lifting is None else {"lifting": asdict(LiftSettings.preset(lifting))}), **(more or {}),
     }  # fmt: skip
     folder.mkdir(parents=True)
     (folder / "report.json").write_text(json.dumps(report))
@@ -177,6 +183,66 @@ def test_the_protocol_behind_the_published_figure_is_preferred_then_more_scenes(
     plant(tmp_path / "r" / "full", base=0.3)
     (cell, *_) = (row.ours[0] for row in fill_table("1", read_results([tmp_path])).rows if row.has_ours)
     assert round(cell.value, 1) == 30.1 and cell.variant == "T=18"
+
+
+def first_cell(results):
+    return next(row.ours[0] for row in fill_table("1", results).rows if row.ours[0] is not None)
+
+
+def test_a_full_run_is_preferred_to_a_trial_by_a_closer_protocol(tmp_path):
+    plant(tmp_path / "trial", scenes=1, base=0.2)
+    plant(tmp_path / "full", protocol="openscene", base=0.3)
+    cell = first_cell(read_results([tmp_path]))
+    assert round(cell.value, 1) == 30.1 and cell.complete and "protocol openscene" in cell.departures
+
+
+def test_too_few_scenes_are_told_by_the_cell(tmp_path):
+    cell = first_cell(read_results([plant(tmp_path / "a", scenes=1)]))
+    assert not cell.complete and (cell.result.scenes, cell.result.expected) == (1, 312)
+
+
+@pytest.mark.parametrize(
+    ("planted", "departures"),
+    [
+        ({}, ()),
+        ({"lifting": "geopurify"}, ()),
+        ({"lifting": "robot"}, ("lifting robot",)),
+        ({"changes": {"featureless": "drop"}}, ("featureless drop",)),
+        ({"changes": {"random_frame": False, "sharpening": 5.0}}, ("random_frame False", "sharpening 5.0")),
+        ({"changes": {"voxel_size_m": 0.04}}, ("voxels of 0.04 m",)),
+        ({"protocol": "openscene", "lifting": "openscene"}, ("protocol openscene", "lifting openscene")),
+        (
+            {"more": {"backbone": {"name": "xdecoder", "fingerprint": "xdecoder:open:1|x"}}},
+            ("pixels assigned without labels",),
+        ),
+    ],
+)
+def test_what_a_run_does_differently_is_told_by_the_cell(tmp_path, planted, departures):
+    assert first_cell(read_results([plant(tmp_path / "a", **planted)])).departures == departures
+
+
+def test_what_purification_does_is_no_matter_to_raw_features(tmp_path):
+    results = read_results([plant(tmp_path / "a", changes={"sharpening": 5.0, "wording": "scene"})])
+    rows = {row.method: row.ours[0] for row in fill_table("8", results).rows}
+    assert rows["baseline (2D features)"].departures == ("wording scene",)
+    assert rows["GeoPurify"].departures == ("wording scene", "sharpening 5.0")
+
+
+def test_a_student_of_another_teacher_does_not_stand_for_the_papers(tmp_path):
+    folders = [plant(tmp_path / "a", teacher="geometric"), plant(tmp_path / "b", teacher="sonata", base=0.3)]
+    got = {row: value for (row, column), value in cells("1", read_results(folders)).items() if "V2 mIoU" in column}
+    assert got == {"GeoPurify": 30.1, "here: xdecoder, purified, student of scannet, teacher geometric": 50.1}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"results": {"raw": {"19": {}}}}, {"results": {"raw": {"19": {"all": {"miou": None}}}}}, {"results": []},
+        {"student_about": None}, {"protocol": {}}, {"scenes": None}, {"lifting": 7},
+    ],
+)  # fmt: skip
+def test_damaged_reports_are_left_out(tmp_path, damage):
+    assert read_results([plant(tmp_path / "a", more=damage)]) == []
 
 
 def test_t_of_19_serves_where_the_paper_says_18(tmp_path):
