@@ -29,6 +29,9 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--weights", type=Path, required=True, help="folder with the segmenter's weights")
     parser.add_argument("--out", type=Path, default=Path("out/real_room"))
+    parser.add_argument(
+        "--student", type=Path, help="for nano, instead of the shipped one; give it an --out of its own"
+    )
     parser.add_argument("--fresh", action="store_true", help="score again what has been scored")
     options = parser.parse_args()
     reports = {}
@@ -40,6 +43,7 @@ def main() -> None:
             "--views", str(options.data / views), "--stride", "1", "--lift", "robot", "--protocol", protocol,
             "--backbone", backbone, "--steps", "1,6,18,36", "--out", str(folder), "--json",
             *(["-b", f"weights_dir={options.weights}"] if backbone == "segmenter" else []),
+            *(["--student", str(options.student)] if options.student and backbone == "nano" else []),
             *(["--fresh"] if options.fresh else []),
         ]  # fmt: skip
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

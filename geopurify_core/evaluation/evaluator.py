@@ -238,7 +238,8 @@ def _check_wording(wording: str, backbone: SemanticBackbone) -> None:
     """Refuse to put names into a frame that the backbone puts them into once more."""
     frame = getattr(getattr(backbone, "settings", None), "prompt", "{}")
     if wording != "names" and frame != "{}":
-        remedy = f'{backbone.name} puts names into "{frame}" itself; add -b prompt="{{}}", or leave the option out.'
+        own = "-b 'prompt=\"{}\"'"
+        remedy = f'{backbone.name} puts names into "{frame}" itself; add {own}, or leave the option out.'
         raise InvalidConfigError("--wording", wording, remedy)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 
@@ -108,7 +109,9 @@ def _print(table: FilledTable) -> None:
     shown = Table(box=None, header_style="bold", pad_edge=False, title_justify="left", title_style="bold")
     shown.title = f"Table {table.number}: {table.title} (percent, published / ours)"
     for i, name in enumerate(header):
-        shown.add_column(escape(name), justify="right" if i else "left", overflow="fold")
+        turned = len(table.columns) > _MOST_COLUMNS  # then the first column holds the titles, which must stay readable
+        justify: JustifyMethod = "right" if i else "left"
+        shown.add_column(escape(name), justify=justify, overflow="fold", no_wrap=turned and not i)
     for row in rows:
         shown.add_row(*map(escape, row))
     out.print(shown)
