@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from training.scenes.prepared import PreparedScene
 GEOMETRY = 6  # r g b nx ny nz
 
 
-def semantic_basis(features: Sequence[NDArray[Any]], rank: int, rows: int = 4000) -> NDArray[np.float32]:
+def semantic_basis(features: Iterable[NDArray[Any]], rank: int, rows: int = 4000) -> NDArray[np.float32]:
     """(C, R) basis in which training sees the semantic features, R ≤ rank directions, each scaled down by its spread.
 
     A backbone whose features leave a linear layer of ``rank`` inputs (nano: 96) loses nothing by it, and the first
@@ -22,7 +22,7 @@ def semantic_basis(features: Sequence[NDArray[Any]], rank: int, rows: int = 4000
     the full features.
 
     Args:
-        features: (N, C) of some scenes.
+        features: (N, C) of some scenes; one after the other is held.
         rank: Most directions; those that carry nothing are left out.
         rows: Random rows to look at in each scene.
     """

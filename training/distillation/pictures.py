@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from training.distillation.pieces import whole_scene
+from geopurify_core.geometry import level_rotation
+from training.distillation.pieces import column, whole_scene
 
 if TYPE_CHECKING:
     from training.distillation.distiller import Distiller
@@ -36,12 +37,8 @@ def draw_loss(rows: list[dict[str, float]], path: Path) -> None:
 def draw_affinity(distiller: Distiller, path: Path) -> None:
     """The first scene from above, coloured by its cosine to an anchor: teacher's row, student's row.
 
-    Scenes of more than 60 000 voxels are cut to the column around their middle.
+    Of a large scene a column around some voxel is drawn: ten crops, or 10 000 voxels, and never more than 60 000.
     """
-    from dataclasses import replace
-
-    from training.distillation.pieces import column
-
     recipe = distiller.recipe
     piece = whole_scene(distiller.shards.scene(distiller.shards.names[0]), recipe)
     rng = np.random.default_rng(0)
@@ -50,18 +47,17 @@ def draw_affinity(distiller: Distiller, path: Path) -> None:
     embeddings = torch.nn.functional.normalize(student.embed(piece.coords, piece.inputs).float().cpu(), dim=1)
     points = rng.permutation(len(piece))[:_MOST_POINTS]
     anchors = rng.choice(points, min(_ANCHORS, len(points)), replace=False)
-    positions = piece.scene.points_m[piece.points]
+    xy = (piece.scene.points_m[piece.points] @ level_rotation(piece.scene.up).T)[:, :2]
     figure, axes = _figure(2, len(anchors), (3 * len(anchors), 6.2))
-    of_points = replace(piece).voxels(torch.from_numpy(points))
+    of_points = piece.voxels(torch.from_numpy(points))
     for at, anchor in enumerate(anchors):
         teacher = piece.rows[piece.index[points]] @ piece.rows[piece.index[anchor]]
         own = piece.voxels(torch.tensor([int(anchor)]))
         pupil = embeddings[of_points] @ embeddings[own][0]
         for row, (name, value) in enumerate((("teacher", teacher), ("student", pupil))):
             ax = axes[row][at]
-            xy = positions[points]
-            ax.scatter(xy[:, 0], xy[:, 1], c=value.numpy(), s=1, vmin=-1, vmax=1, cmap="coolwarm", linewidths=0)
-            ax.plot(*positions[anchor][:2], "k+", markersize=9)
+            ax.scatter(*xy[points].T, c=value.numpy(), s=1, vmin=-1, vmax=1, cmap="coolwarm", linewidths=0)
+            ax.plot(*xy[anchor], "k+", markersize=9)
             ax.set_title(f"{name}, anchor {at + 1}", fontsize=8)
             ax.set_aspect("equal")
             ax.axis("off")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from geopurify_core.errors import DatasetError
+from geopurify_core.geometry import level_rotation
 from geopurify_core.purification.affinity.neighbors import nearest_neighbors_of
 from geopurify_core.purification.student.voxelise import random_frame, voxelise_points
 from training.distillation.basis import GEOMETRY
@@ -129,7 +130,8 @@ def column(piece: Piece, size: int, rng: np.random.Generator) -> Piece:
     if len(coords) <= size:
         return piece
     centre = coords[rng.integers(len(coords))]
-    off = np.abs(coords[:, :2] - centre[:2]).max(axis=1)
+    across = level_rotation(piece.scene.up)[:2]  # the two level directions, also of a map that lies on its side
+    off = np.abs((coords - centre) @ across.T).max(axis=1)
     voxels = np.sort(np.argpartition(off, size)[:size])
     place = torch.full((len(coords),), -1, dtype=torch.int64)
     place[torch.from_numpy(voxels)] = torch.arange(size)
@@ -149,13 +151,15 @@ def column(piece: Piece, size: int, rng: np.random.Generator) -> Piece:
 def augmented(piece: Piece, recipe: Recipe, rng: np.random.Generator) -> Piece:
     """Quarter turns and mirroring about the vertical, other light and paint, and a weaker semantic part."""
     coords, inputs = piece.coords.clone(), piece.inputs.clone()
-    normal = slice(inputs.shape[1] - 3, None)
+    normals = inputs[:, -3:]
+    vertical = int(np.abs(piece.scene.up).argmax())  # the grid's axis nearest to it: voxels must stay voxels
+    x, y = (vertical + 1) % 3, (vertical + 2) % 3
     for _ in range(int(rng.integers(4))):
-        coords = torch.stack([-coords[:, 1], coords[:, 0], coords[:, 2]], dim=1)
-        x, y, z = inputs[:, normal].unbind(1)
-        inputs[:, normal] = torch.stack([-y, x, z], dim=1)
+        for vectors in (coords, normals):
+            vectors[:, [x, y]] = torch.stack([-vectors[:, y], vectors[:, x]], dim=1)
     if rng.uniform() < 0.5:
-        coords[:, 0], inputs[:, -3] = -coords[:, 0], -inputs[:, -3]
+        for vectors in (coords, normals):
+            vectors[:, x] = -vectors[:, x]
     inputs[:, -6:-3] = _repainted(inputs[:, -6:-3], rng)
     _weaken(inputs[:, :-GEOMETRY], rng, recipe.semantic_drop, recipe.semantic_noise)
     return replace(piece, coords=coords, inputs=inputs)

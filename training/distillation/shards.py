@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from geopurify_core.errors import DatasetError
+from geopurify_core.geometry import unit_up
 from training.distillation.basis import in_basis, semantic_basis
 from training.distillation.recipe import Recipe
 from training.scenes.prepared import (
@@ -27,6 +29,9 @@ from training.scenes.prepared import (
 from training.teachers.base import TeacherFeatures, load_teacher
 
 _MUST_AGREE = ("backbone", "text_fingerprint", "voxel_size_m", "channels")
+_TEACHERS = ("teacher_fingerprint", "teacher_licence")
+_TREE_BYTES = 40  # a point in a k-d tree: its coordinates as doubles, its number, its share of the nodes
+_BASIS_SCENES = 10
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class TrainingScene:
         rows: (M, D) float32 unit descriptors of the teacher (zero where it says nothing).
         index: (N,) int64, the row of each point.
         coords: (N, 3) int32 where the points are map voxels, else None.
+        up: Three numbers, which way up is in these coordinates.
     """
 
     name: str
@@ -48,15 +54,17 @@ class TrainingScene:
     rows: Tensor
     index: NDArray[np.int64]
     coords: NDArray[np.int32] | None
+    up: tuple[float, float, float] = (0.0, 0.0, 1.0)
 
     def __len__(self) -> int:
         return len(self.points_m)
 
     @property
     def nbytes(self) -> int:
-        """Bytes held."""
+        """Bytes held, the tree of scan points included whether it is there already or not."""
         arrays = (self.points_m, self.inputs, self.index, self.coords)
-        return sum(part.nbytes for part in arrays if part is not None) + 4 * self.rows.numel()
+        tree = _TREE_BYTES * len(self) if self.coords is None else 0
+        return sum(part.nbytes for part in arrays if part is not None) + 4 * self.rows.numel() + tree
 
     @cached_property
     def tree(self) -> Any:
@@ -116,8 +124,7 @@ class Shards:
     @property
     def provenance(self) -> dict[str, Any]:
         """What a student must say of its origin: backbone, teacher, licence, scenes."""
-        teachers = {(about["teacher_fingerprint"], about["teacher_licence"]) for about in self._about.values()}
-        fingerprint, licence = min(teachers)
+        fingerprint, licence = (self._first[name] for name in _TEACHERS)
         return {
             **{name: self._first[name] for name in _MUST_AGREE},
             "teacher": {"name": self.teacher, "fingerprint": fingerprint, "licence": licence},
@@ -161,16 +168,13 @@ class Shards:
     def _new_basis(self, rank: int) -> Tensor:
         if not rank:
             return torch.empty(0, 0)
-        some = self.names[:: max(1, len(self.names) // 10)]
-        return torch.from_numpy(semantic_basis([load_scene(self.folder, name).features for name in some], rank))
+        some = self.names[:: ceil(len(self.names) / _BASIS_SCENES)]
+        return torch.from_numpy(semantic_basis((load_scene(self.folder, name).features for name in some), rank))
 
     def _read(self, name: str) -> TrainingScene:
         scene = load_scene(self.folder, name)
         features = self._teacher_features(scene)
-        if len(features) != len(scene):
-            raise DatasetError(
-                f"scene {name}", f"{len(scene)} points, {len(features)} descriptors", "Ask the teacher again."
-            )
+        _check_values(scene, features)
         rows = torch.from_numpy(features.rows.astype(np.float32))
         size = scene.voxel_size_m
         coords = np.rint(scene.points_m.astype(np.float64) / size - 0.5).astype(np.int32) if size else None
@@ -181,12 +185,30 @@ class Shards:
             torch.nn.functional.normalize(rows, dim=1),
             features.index.astype(np.int64),
             coords,
+            _up_of(scene),
         )
 
     def _teacher_features(self, scene: PreparedScene) -> TeacherFeatures:
         if self.teacher == "known" and not teacher_path(self.folder, scene.name, "known").exists():
             return load_teacher("known").describe(scene.cloud())
         return load_teacher_features(self.folder, scene.name, self.teacher)[0]
+
+
+def _check_values(scene: PreparedScene, features: TeacherFeatures) -> None:
+    """Raise DatasetError for values that would train nonsense without a word."""
+    name = f"scene {scene.name}"
+    if len(features) != len(scene):
+        raise DatasetError(name, f"{len(scene)} points, {len(features)} descriptors", "Ask the teacher again.")
+    for field in ("features", "points_m", "normals"):
+        values = getattr(scene, field)
+        bad = int((~np.isfinite(values)).any(axis=1).sum())
+        if bad:
+            raise DatasetError(f"{name}: {field}", f"{bad} of {len(values)} rows", "They are not finite: prepare anew.")
+
+
+def _up_of(scene: PreparedScene) -> tuple[float, float, float]:
+    x, y, z = unit_up(scene.about.get("up", (0, 0, 1))).tolist()
+    return x, y, z
 
 
 def _header(folder: Path, name: str, teacher: str) -> dict[str, Any]:
@@ -228,7 +250,7 @@ def _described(path: Path) -> tuple[dict[str, Any], dict[str, list[int]]]:
 
 
 def _check_agreement(name: str, about: dict[str, Any], first: dict[str, Any]) -> None:
-    for field in (*_MUST_AGREE, "teacher_fingerprint"):
+    for field in (*_MUST_AGREE, *_TEACHERS):
         if about[field] != first[field]:
             raise DatasetError(
                 f"scene {name}: {field}", about[field], f"The scenes before it have {first[field]!r}: do not mix them."

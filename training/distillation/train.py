@@ -9,10 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from geopurify_core.errors import InvalidConfigError, NotAvailableError, StudentError
+from geopurify_core.errors import InvalidConfigError, NotAvailableError
 from training.distillation.checkpoints import LAST, check_belongs, load_checkpoint, save_checkpoint
 from training.distillation.distiller import Distiller
+from training.distillation.processes import Flag, launched, noted_here, stop_anywhere
 from training.distillation.recipe import Recipe
 from training.distillation.record import Progress, Record, versions
 from training.distillation.shards import Shards
@@ -95,32 +93,10 @@ def distil(recipe: Recipe, scenes: Path, out: Path, **options: Any) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     fabric = _fabric(recipe, chosen)
     work = partial(_run, recipe=recipe, folder=Path(scenes), out=out, options=chosen)
-    stopped = _in_processes(fabric, work) if chosen.devices > 1 else _alone(fabric, work)
+    stopped = launched(fabric, work)
     if stopped:
         raise Interrupted(stopped)
     return out
-
-
-def _alone(fabric: Fabric, work: Callable[[Fabric], str]) -> str:
-    fabric.launch()
-    return work(fabric)
-
-
-def _in_processes(fabric: Fabric, work: Callable[[Fabric], str]) -> str:
-    """``work`` in a process for each device. Raises StudentError with the last line of what one of them said."""
-    from torch.multiprocessing.spawn import ProcessRaisedException
-
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the processes, which finish their step
-    try:
-        return str(fabric.launch(work))
-    except ProcessRaisedException as error:
-        said = str(error).strip().splitlines()[-1]
-        raise StudentError("process", error.error_index, f"It stopped: {said}") from error
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, before)
 
 
 def _fabric(recipe: Recipe, options: Options) -> Fabric:
@@ -143,7 +119,7 @@ def _check_devices(options: Options) -> None:
         raise NotAvailableError("--devices", options.devices, f"There are {cards} GPUs: ask for so many, or for cpu.")
 
 
-def _run(fabric: Fabric, recipe: Recipe, folder: Path, out: Path, options: Options) -> str:
+def _run(fabric: Fabric, stop: Flag, recipe: Recipe, folder: Path, out: Path, options: Options) -> str:
     """In every process; says where it was interrupted, or nothing."""
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -161,7 +137,7 @@ def _run(fabric: Fabric, recipe: Recipe, folder: Path, out: Path, options: Optio
     if record:
         _write_recipe(out, distiller)
     try:
-        with _interruptions() as interrupted:
+        with noted_here(stop) as interrupted:
             return _steps(distiller, out, options, record, interrupted)
     finally:
         if record:
@@ -169,7 +145,7 @@ def _run(fabric: Fabric, recipe: Recipe, folder: Path, out: Path, options: Optio
 
 
 def _steps(
-    distiller: Distiller, out: Path, options: Options, record: Record | None, interrupted: threading.Event
+    distiller: Distiller, out: Path, options: Options, record: Record | None, interrupted: Callable[[], bool]
 ) -> str:
     plan, origin, fabric = distiller.plan, distiller.shards.provenance, distiller.fabric
     log.info("step %d of %d", distiller.step, plan.steps)
@@ -180,7 +156,7 @@ def _steps(
             progress.show(figures)
             if record:
                 record.add(distiller.step, figures)
-            stop = _anywhere(fabric, interrupted.is_set()) or distiller.step == options.stop_at
+            stop = stop_anywhere(fabric, interrupted()) or distiller.step == options.stop_at
             if distiller.step % every == 0 or distiller.step == plan.steps or stop:
                 if record:
                     save_checkpoint(out, distiller.state(origin), history=options.history)
@@ -189,15 +165,6 @@ def _steps(
             if stop and distiller.step < plan.steps:
                 return f"stopped after step {distiller.step} of {plan.steps}; go on with --resume"
     return ""
-
-
-def _anywhere(fabric: Fabric, here: bool) -> bool:
-    """Whether any process says so."""
-    if fabric.world_size == 1:
-        return here
-    said = fabric.all_reduce(torch.tensor(float(here), device=fabric.device), reduce_op="sum")
-    assert isinstance(said, torch.Tensor)
-    return bool(said > 0)
 
 
 def _state_to_resume(out: Path, options: Options) -> dict[str, Any] | None:
@@ -223,24 +190,3 @@ def _write_recipe(out: Path, distiller: Distiller) -> None:
     temporary = out / ".recipe.tmp"
     temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     temporary.replace(out / "recipe.json")
-
-
-@contextmanager
-def _interruptions() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets; the second one interrupts at once."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-
-    def note(number: int, frame: Any) -> None:
-        if event.is_set():
-            raise KeyboardInterrupt
-        event.set()
-        log.warning("finishing the step; again to stop at once")
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -165,21 +165,46 @@ def test_a_wrong_setting_is_one_line_and_names_the_field(maps, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(maps, tiny_robot, tmp_path):
-    settings = [
-        word for name, value in {**tiny_robot, "steps": 100000}.items() for word in ("--set", f"{name}={value}")
-    ]
-    words = ["distil", str(maps), "--out", str(tmp_path / "run"), "--teacher", "known", *settings]
+def started(maps, changes, run, *options):
+    """A run as a process group of its own, some steps in."""
+    settings = [word for name, value in {**changes, "steps": 100000}.items() for word in ("--set", f"{name}={value}")]
+    words = ["distil", str(maps), "--out", str(run), "--teacher", "known", "--accelerator", "cpu", *settings, *options]
     process = subprocess.Popen(
         [sys.executable, "-m", "training", *words, "--quiet", "--threads", "1"],
-        stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "200"},
+        stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "200"}, start_new_session=True,
     )  # fmt: skip
-    log, deadline = tmp_path / "run" / "log.csv", time.monotonic() + 120
+    log, deadline = run / "log.csv", time.monotonic() + 240
     while not (log.exists() and len(log.read_text().splitlines()) > 3):
         assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
         time.sleep(0.1)
+    return process
+
+
+def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(maps, tiny_robot, tmp_path):
+    process = started(maps, tiny_robot, tmp_path / "run")
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130 and "--resume" in said
     state = load_checkpoint(tmp_path / "run")
     assert 3 <= state["step"] < 100000 and f"after step {state['step']} of" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reaches", ["all", "parent", "twice"])
+def test_ctrl_c_stops_two_processes_whomever_it_reaches(maps, tiny_robot, reaches, tmp_path):
+    """A terminal interrupts the whole group, ``kill -INT`` the first process alone; the second time ends it at once."""
+    process = started(maps, {**tiny_robot, "crops": 1}, tmp_path / "run", "--devices", "2")
+    if reaches == "parent":
+        process.send_signal(signal.SIGINT)
+    else:
+        os.killpg(process.pid, signal.SIGINT)
+    if reaches == "twice":
+        time.sleep(0.002)
+        os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=240)
+    assert process.returncode in ((1, 130) if reaches == "twice" else (130,)), said
+    assert "finishing the step" in said
+    if reaches != "twice":
+        assert f"after step {load_checkpoint(tmp_path / 'run')['step']} of" in said and "--resume" in said
+    with pytest.raises(ProcessLookupError):  # nobody of the group is left
+        os.killpg(process.pid, 0)

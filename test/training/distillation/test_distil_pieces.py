@@ -9,7 +9,7 @@ from training.distillation.objective import make_batch, sample_piece
 from training.distillation.pieces import augmented, column, draw_piece, only_sampled, whole_scene
 from training.distillation.recipe import Recipe
 from training.distillation.shards import Shards
-from training.scenes.prepared import load_scene
+from training.scenes.prepared import load_scene, save_scene
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +100,43 @@ def test_augmentation_turns_coordinates_and_normals_alike(map_scene):
         seen.add(tuple(got.coords[45].tolist()))
     assert len(seen) > 4
     assert torch.equal(piece.inputs, inputs)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_map_that_lies_on_its_side_is_cut_and_turned_about_its_own_vertical(map_scene, axis, sign):
+    """The room's z becomes another axis of the map, upwards or downwards: the pieces are the upright room's."""
+    from dataclasses import replace
+
+    recipe = Recipe.preset("robot", semantic_drop=0.0, semantic_noise=0.0)
+    order = np.roll([0, 1, 2], axis + 1)  # where the room's x, y, z come from, so that its z is the map's ``axis``
+    flip = np.where(order == 2, sign, 1).astype(np.float32)
+    up = tuple(flip * (order == 2))
+    inputs = map_scene.inputs.copy()
+    inputs[:, -3:] = inputs[:, -3:][:, order] * flip
+    coords = map_scene.coords[:, order] * flip.astype(np.int32)
+    lying = replace(map_scene, coords=coords, points_m=map_scene.points_m[:, order] * flip, inputs=inputs, up=up)
+    piece = column(whole_scene(lying, recipe), 150, np.random.default_rng(0))
+    upright = column(whole_scene(map_scene, recipe), 150, np.random.default_rng(0))
+    level = np.delete(piece.coords.numpy(), axis, axis=1)
+    assert np.ptp(level, axis=0).max() < 20
+    middle = map_scene.coords[np.random.default_rng(0).integers(len(coords)), :2]
+    off = [np.abs(map_scene.coords[p.points, :2] - middle).max(1) for p in (piece, upright)]
+    np.testing.assert_array_equal(np.sort(off[0]), np.sort(off[1]))
+    seen = set()
+    for seed in range(12):
+        got = augmented(piece, recipe, np.random.default_rng(seed))
+        np.testing.assert_array_equal(got.coords[:, axis], piece.coords[:, axis])
+        torch.testing.assert_close(got.inputs[:, -3 + axis], piece.inputs[:, -3 + axis])
+        seen.add(tuple(got.coords[7].tolist()))
+    assert len(seen) > 3
+
+
+def test_the_way_up_comes_from_the_shard(maps, tmp_path):
+    scene = load_scene(maps, "room_a")
+    save_scene(tmp_path, type(scene)(**{**vars(scene), "about": {**scene.about, "up": [0, -2.0, 0]}}))
+    assert Shards(tmp_path, "known", Recipe.preset("robot", rank=0)).scene("room_a").up == (0, -1, 0)
+    assert Shards(maps, "known", Recipe.preset("robot", rank=0)).scene("room_a").up == (0, 0, 1)
 
 
 def test_weakened_semantics_leave_geometry_alone(map_scene):

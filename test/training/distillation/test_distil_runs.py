@@ -15,7 +15,7 @@ from training.distillation.recipe import Recipe
 from training.distillation.record import read_log
 from training.distillation.shards import Shards
 from training.distillation.train import Interrupted, distil
-from training.scenes.prepared import save_scene, save_teacher, scene_path
+from training.scenes.prepared import load_scene, save_scene, save_teacher, scene_path
 from training.teachers.base import TeacherFeatures
 
 QUIET = {"teacher": "known", "quiet": True, "accelerator": "cpu"}
@@ -144,6 +144,19 @@ def test_two_processes_share_the_scenes_and_keep_one_student(maps, tiny_robot, t
     assert load_checkpoint(run)["step"] == 4
 
 
+@pytest.mark.slow
+def test_what_ends_one_of_two_processes_is_named(maps, tiny_robot, tmp_path):
+    """A scene whose values are found to be nonsense when its turn comes."""
+    folder = tmp_path / "scenes"
+    shutil.copytree(maps, folder)
+    scene = load_scene(folder, "room_b")
+    scene.points_m[3] = np.nan
+    save_scene(folder, scene)
+    recipe = Recipe.preset("robot", **{**tiny_robot, "crops": 1, "rank": 0, "steps": 4})
+    with pytest.raises(StudentError, match=r"process.*scene room_b: points_m"):
+        distil(recipe, folder, tmp_path / "run", devices=2, threads=1, **QUIET)
+
+
 # -- scenes ----------------------------------------------------------------------------------------------------------
 
 
@@ -187,6 +200,25 @@ def test_descriptors_of_another_cloud_are_named(maps, tmp_path):
         save_teacher(folder, name, "known", features, {"fingerprint": "x", "licence": "MIT"})
     with pytest.raises(DatasetError, match="scene room_a: 50"):
         Shards(folder, "known", Recipe.preset("robot"))
+
+
+@pytest.mark.parametrize("field", ["features", "normals", "points_m"])
+def test_values_that_would_train_nonsense_are_named_with_their_scene(maps, tmp_path, field):
+    scene = load_scene(maps, "room_a")
+    getattr(scene, field)[5] = np.nan
+    save_scene(tmp_path, scene)
+    with pytest.raises(DatasetError, match=f"scene room_a: {field}"):
+        Shards(tmp_path, "known", Recipe.preset("paper")).scene("room_a")
+
+
+def test_one_teacher_under_two_licences_is_refused(maps, tmp_path):
+    folder = tmp_path / "scenes"
+    shutil.copytree(maps, folder)
+    for name, licence in (("room_a", "MIT"), ("room_b", "CC-BY-NC-4.0")):
+        features = TeacherFeatures(np.eye(4, dtype=np.float16), np.zeros(len(load_scene(maps, name)), np.int32))
+        save_teacher(folder, name, "known", features, {"fingerprint": "x", "licence": licence})
+    with pytest.raises(DatasetError, match="room_b: teacher_licence"):
+        Shards(folder, "known", Recipe.preset("paper"))
 
 
 def test_an_unpickled_shard_is_not_believed(tmp_path):
