@@ -242,7 +242,6 @@ def _check(scene: PreparedScene) -> None:
 
 def _teach(out: Path, scene: PreparedScene, choice: TeacherChoice) -> None:
     teacher = choice.load()
-    started = time.perf_counter()
     features = teacher.describe(scene.cloud())
     if len(features) != len(scene):
         raise DatasetError(f"teacher {choice.name}", len(features), f"It must describe all {len(scene)} points.")
@@ -251,6 +250,5 @@ def _teach(out: Path, scene: PreparedScene, choice: TeacherChoice) -> None:
         "fingerprint": teacher.fingerprint,
         "licence": teacher.licence,
         "scene": "" if header is None else header.digest,
-        "seconds": round(time.perf_counter() - started, 1),
     }
     save_teacher(out, scene.name, choice.name, features, about)

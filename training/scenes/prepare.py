@@ -63,6 +63,8 @@ def choose_runner(workers: int = 1, ray: str = "", gpus: float = 0.0) -> Runner:
     GPU for each scene."""
     if workers < 1:
         raise InvalidConfigError("--workers", workers, "Give a number of at least 1.")
+    if gpus and not ray:
+        raise InvalidConfigError("--gpus", gpus, "It goes with --ray; processes of one machine share its GPUs anyway.")
     if ray:
         from training.scenes.cluster import run_on_ray
 

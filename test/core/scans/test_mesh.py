@@ -1,5 +1,6 @@
 """PLY files written here, read back, and damaged; normals of meshes and clouds."""
 
+import subprocess
 import sys
 
 import numpy as np
@@ -77,6 +78,14 @@ def test_without_trimesh_it_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "trimesh", None)
     with pytest.raises(NotAvailableError, match=r"geopurify_ros\[training\]"):
         read_ply(tmp_path / "a.ply")
+
+
+def test_a_robot_needs_nothing_that_scans_and_training_need():
+    """The core, its reader of scans included, is imported where neither trimesh nor what trains is installed."""
+    heavy = {"trimesh", "ray", "lightning_fabric", "sklearn", "tensorboard", "torchmetrics", "training"}
+    code = f"import sys, geopurify_core.pipeline, geopurify_core.scans; print({heavy!r} & set(sys.modules))"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "set()"
 
 
 def test_meshes_take_the_normals_of_their_faces_and_lone_vertices_a_plane(disk, room, tmp_path):

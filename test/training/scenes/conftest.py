@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -25,6 +27,21 @@ def disk(repository: Path) -> ModuleType:
         sys.modules[_NAME] = module
         spec.loader.exec_module(module)
     return sys.modules[_NAME]
+
+
+@pytest.fixture(scope="module")
+def colours(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Name of a backbone without weights and torch that other processes find too: a package installed for a while."""
+    folder = tmp_path_factory.mktemp("packages")
+    shutil.copy(repository / "test/core/scans/_colours.py", folder / "colours_backbone.py")
+    (folder / "colours-0.dist-info").mkdir()
+    (folder / "colours-0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: colours\nVersion: 0\n")
+    points = "[geopurify.backbones]\ncolours = colours_backbone:ColourBackbone\n"
+    (folder / "colours-0.dist-info/entry_points.txt").write_text(points)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+        yield "colours"
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
@@ -22,8 +23,10 @@ from training.scenes.prepared import scene_names, scene_path, teacher_path
 from training.scenes.settings import Preparation, TeacherChoice
 from training.scenes.sources import Source, find_sources
 
-SETTINGS = Preparation(lift={"stride": 1, "border_px": 2}, teachers=(TeacherChoice("known"),))
-LIFT = ["--lift", "border_px=2", "--stride", "1"]
+pytestmark = pytest.mark.usefixtures("colours")  # processes start faster without torch
+SETTINGS = Preparation("colours", lift={"stride": 1, "border_px": 2}, teachers=(TeacherChoice("known"),))
+SLOWLY = replace(SETTINGS, backbone_options={"pause_s": 0.1})  # so that workers are in the midst of a scene
+LIFT = ["--lift", "border_px=2", "--stride", "1", "--backbone", "colours"]
 
 
 @pytest.fixture
@@ -63,7 +66,7 @@ def test_one_after_the_other(sources, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def alone(disk, tmp_path_factory):
+def alone(disk, colours, tmp_path_factory):
     """The same scenes prepared without any other process."""
     folder = tmp_path_factory.mktemp("alone")
     scans = [disk.write_scannet(folder / "scans" / f"scene000{i}_00") for i in range(3)]
@@ -94,7 +97,7 @@ def test_killed_processes_lose_nothing(sources, tmp_path, alone):
                 os.kill(pid, signal.SIGKILL)
 
     deadly = Source("deadly", "synthetic", _Deadly("synthetic:300"))
-    report = prepare_scenes([deadly, *sources], out, SETTINGS, runner, kill)
+    report = prepare_scenes([deadly, *sources], out, SLOWLY, runner, kill)
     assert len(killed) >= 1 and not multiprocessing.active_children()
     gave_up = next(outcome for outcome in report.outcomes if outcome.name == "deadly")
     assert gave_up.error == "WorkerDied" and "died 2 times" in gave_up.reason
@@ -113,10 +116,10 @@ def test_workers_share_the_cores(monkeypatch):
 
 def test_settings_that_suit_no_scene_end_the_run_at_once(sources, tmp_path):
     for settings, error in (
-        (Preparation(backbone="nosuch"), BackboneError),
-        (Preparation(recipe="nosuch"), InvalidConfigError),
-        (Preparation(label_set="scanet20"), InvalidConfigError),
-        (Preparation(teachers=(TeacherChoice("nosuch"),)), InvalidConfigError),
+        (replace(SETTINGS, backbone="nosuch"), BackboneError),
+        (replace(SETTINGS, recipe="nosuch"), InvalidConfigError),
+        (replace(SETTINGS, label_set="scanet20"), InvalidConfigError),
+        (replace(SETTINGS, teachers=(TeacherChoice("nosuch"),)), InvalidConfigError),
     ):
         with pytest.raises(error):
             prepare_scenes(sources, tmp_path / "out", settings)
@@ -125,6 +128,8 @@ def test_settings_that_suit_no_scene_end_the_run_at_once(sources, tmp_path):
         prepare_scenes(sources, tmp_path / "file", SETTINGS)
     with pytest.raises(InvalidConfigError, match="workers"):
         choose_runner(workers=0)
+    with pytest.raises(InvalidConfigError, match="--ray"):
+        choose_runner(workers=2, gpus=0.5)
 
 
 # -- Ray -------------------------------------------------------------------------------------------------------------
@@ -145,7 +150,7 @@ def test_a_killed_ray_worker_loses_nothing(sources, tmp_path, alone):
                         process.kill()
                         killed.append(process.pid)
 
-    report = prepare_scenes(sources, out, SETTINGS, choose_runner(workers=2, ray="local"), kill)
+    report = prepare_scenes(sources, out, SLOWLY, choose_runner(workers=2, ray="local"), kill)
     assert killed
     check(out, report)
     same(out, alone)
@@ -227,11 +232,12 @@ def test_the_command_refuses_what_makes_no_sense(scans, tmp_path):
 
 @pytest.mark.slow
 def test_interrupted_it_keeps_what_is_done_and_goes_on_later(disk, tmp_path, repository):
-    for i in range(12):
+    for i in range(8):
         disk.write_scannet(tmp_path / "scans" / f"scene{i:04d}_00")
     out = tmp_path / "out"
     command = [sys.executable, "-m", "training", "prepare", str(tmp_path / "scans"), "--out", str(out), *LIFT]
-    process = subprocess.Popen([*command, "--workers", "2"], cwd=repository, start_new_session=True)
+    command += ["--workers", "2", "-b", "pause_s=0.2"]
+    process = subprocess.Popen(command, cwd=repository, start_new_session=True)
     try:
         deadline = time.monotonic() + 120
         while not scene_names(out) and time.monotonic() < deadline and process.poll() is None:
@@ -242,9 +248,11 @@ def test_interrupted_it_keeps_what_is_done_and_goes_on_later(disk, tmp_path, rep
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
     done = scene_names(out)
-    assert 1 <= len(done) < 12 and not list(out.glob("*.tmp"))
+    assert 1 <= len(done) < 8 and not list(out.glob("*.tmp"))
     assert list(json.loads((out / "manifest.json").read_text())["scenes"]) == done
     stamps = {name: scene_path(out, name).stat().st_mtime_ns for name in done}
-    sources = find_sources([str(tmp_path / "scans")], None)[: len(done) + 1]
-    prepare_scenes(sources, out, Preparation(lift={"stride": 1, "border_px": 2}, stride=1))
+    todo = [source for source in find_sources([str(tmp_path / "scans")], None) if source.name not in done]
+    sources = [*find_sources([str(tmp_path / "scans" / name) for name in done], None), todo[0]]
+    later = prepare_scenes(sources, out, replace(SETTINGS, teachers=()))
+    assert later.counts == {"whole": len(done), "prepared": 1}
     assert {name: scene_path(out, name).stat().st_mtime_ns for name in done} == stamps
