@@ -129,9 +129,9 @@ def ablate(
         if (folder / RESULT).exists():
             continue
         student = load_student(train(run, folder))
-        result = {"variant": run.variant.name, "seed": run.seed, "rooms": score_all(rooms, student)}
-        _write(folder / RESULT, result)
-        mean = average([rows[student_row(STEPS)] for rows in result["rooms"].values()])
+        scored = score_all(rooms, student)
+        _write(folder / RESULT, {"variant": run.variant.name, "seed": run.seed, "rooms": scored})
+        mean = average([rows[student_row(STEPS)] for rows in scored.values()])
         tell(f"{run.variant.name}, seed {run.seed}: { ({name: round(value, 1) for name, value in mean.items()}) }")
 
 

@@ -26,9 +26,12 @@ def draw(lines: Sequence[Line], path: Path) -> Path:
     axes.errorbar(mean, height, xerr=deviation, fmt="o", color=_POINT, ecolor=_POINT, markersize=5, capsize=2)
     if raw is not None:
         axes.axvline(raw, color=QUIET, linestyle="--", linewidth=1)
-        axes.annotate("raw", (raw, 1.0), xycoords=("data", "axes fraction"), color=QUIET, ha="center", va="bottom")
+        axes.annotate(
+            "raw", (raw, 1.0), xycoords=("data", "axes fraction"), color=QUIET, ha="center", va="bottom", fontsize=8
+        )
     axes.set_yticks(height, [f"{line.part}: {line.text}" for line in shown], color=INK, fontsize=8)
     axes.set_xlabel("mIoU, %: mean over the rooms; bar: deviation over seeds", color=INK, fontsize=8)
+    axes.tick_params(axis="x", labelsize=8)
     axes.grid(axis="x", color="#e5e7eb")
     axes.set_axisbelow(True)
     for side in ("top", "right", "left"):

@@ -71,7 +71,8 @@ class Columns:
         fit = inside @ (self.basis.T @ texts.vectors.T)
         fit /= np.maximum(length, 1e-12)[:, None]
         best = np.argmax(fit - texts.offsets, axis=1).astype(np.int32)
-        return np.where((length > 0) & (weight > 0), best, np.int32(-1))
+        labels: NDArray[np.int32] = np.where((length > 0) & (weight > 0), best, np.int32(-1))
+        return labels
 
 
 def columns_of(features: NDArray[np.float16], weight: Floats, texts: Texts) -> Columns:
@@ -91,8 +92,8 @@ def columns_of(features: NDArray[np.float16], weight: Floats, texts: Texts) -> C
     basis = np.concatenate([span, rest], axis=1).astype(np.float32)
     values = np.empty((len(features), basis.shape[1] + 1), dtype=np.float32)
     for low in range(0, len(features), _ROWS_AT_ONCE):
-        part = slice(low, low + _ROWS_AT_ONCE)
-        values[part, :-1] = features[part].astype(np.float32) @ basis
+        chunk = slice(low, low + _ROWS_AT_ONCE)
+        values[chunk, :-1] = features[chunk].astype(np.float32) @ basis
     values[:, -1] = weight
     return Columns(values, basis)
 

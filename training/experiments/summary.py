@@ -45,7 +45,10 @@ def per_class(rooms: Sequence[Rows], purified: str) -> list[tuple[str, float, fl
     for room in rooms:
         for name, value in room[RAW]["IoU"].items():
             found.setdefault(name, []).append((value, room[purified]["IoU"][name]))
-    rows = [(name, *map(float, np.mean(pairs, axis=0)), len(pairs)) for name, pairs in found.items()]
+    rows: list[tuple[str, float, float, int]] = []
+    for name, pairs in found.items():
+        raw, got = np.mean(pairs, axis=0)
+        rows.append((name, float(raw), float(got), len(pairs)))
     return sorted(rows, key=lambda row: row[1] - row[2])
 
 
