@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,7 @@ def load_checkpoint(run: Path) -> dict[str, Any]:
     path = checkpoint_path(run)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged pickle can fail in any way
         reason = str(error).strip().split("\n")[0][:200]
         raise StudentError("checkpoint", str(path), f"It is damaged; take an earlier one: {reason}") from error
     if not isinstance(state, dict) or not state.keys() >= _KEYS:
@@ -63,8 +62,10 @@ def recipe_of(state: Mapping[str, Any]) -> Recipe:
         raise StudentError("checkpoint.recipe", error.field, f"Another version made it: {error}") from error
 
 
-def check_belongs(state: Mapping[str, Any], recipe: Recipe, origin: Mapping[str, Any]) -> None:
-    """Refuse to go on from a checkpoint of another recipe, or of other scenes, backbone or teacher.
+def check_belongs(state: Mapping[str, Any], recipe: Recipe, origin: Mapping[str, Any], processes: int = 1) -> None:
+    """Refuse to go on from a checkpoint of another recipe, of other scenes, backbone or teacher, or of more processes.
+
+    With another number of processes a step would show other scenes, and epochs would have another length.
 
     Raises:
         StudentError: Naming what differs.
@@ -75,6 +76,9 @@ def check_belongs(state: Mapping[str, Any], recipe: Recipe, origin: Mapping[str,
             raise StudentError(
                 f"checkpoint.{name}", theirs.get(name), f"This run has {mine.get(name)!r}: use another folder."
             )
+    before = state.get("processes", processes)
+    if before != processes:
+        raise StudentError("checkpoint.processes", before, f"Go on with --devices {before}, not {processes}.")
     for name in sorted(origin.keys() | state["origin"].keys()):
         if origin.get(name) != state["origin"].get(name):
             raise StudentError(

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from geopurify_core.cli.common import err, out, parse_options
+from geopurify_core.errors import InvalidConfigError
 
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the recipe; may be repeated.")
@@ -69,6 +70,8 @@ def export(
     """Make the file that purification loads from a run, finished or not."""
     from training.distillation.export import described, export_student, installed_path
 
+    if install and target:
+        raise InvalidConfigError("--out", str(target), "--install says where to: give one of the two.")
     folder = run if run.is_dir() else run.parent
     path = target or (installed_path(run) if install else folder / "student.safetensors")
     out.print(described(export_student(run, path, scenes)), markup=False, soft_wrap=True)

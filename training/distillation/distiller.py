@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from geopurify_core.purification.student.network import StudentAffinityNetwork
 from training.distillation.basis import GEOMETRY
 from training.distillation.objective import loss_of, make_batch
 from training.distillation.optimise import Average, Learner, make_optimiser, set_learning_rates
+from training.distillation.processes import anywhere
 from training.distillation.recipe import Recipe
 from training.distillation.shards import Shards, TrainingScene
 
@@ -64,7 +66,7 @@ class Distiller:
         self.fabric, self.recipe, self.shards = fabric, recipe, shards
         self.plan = Plan.of(recipe, len(shards), fabric.world_size)
         self.network = new_network(recipe, shards.basis.shape[1] or shards.channels)
-        learner: nn.Module = Learner(self.network, recipe.checkpointing)
+        learner: nn.Module = Learner(self.network, recipe.checkpointing, partial(anywhere, fabric))
         if fabric.world_size > 1 and fabric.device.type == "cuda":
             learner = nn.SyncBatchNorm.convert_sync_batchnorm(learner)  # type: ignore[no-untyped-call]
         optimiser = make_optimiser(self.network, recipe)
@@ -124,6 +126,7 @@ class Distiller:
         """Everything that going on needs."""
         return {
             "step": self.step,
+            "processes": self.fabric.world_size,
             "recipe": self.recipe.to_dict(),
             "origin": dict(origin),
             "basis": self.shards.basis,

@@ -21,7 +21,8 @@ from training.distillation.checkpoints import load_checkpoint, recipe_of
 from training.distillation.objective import sample_piece
 from training.distillation.pieces import draw_piece, only_sampled
 from training.distillation.recipe import Recipe
-from training.distillation.shards import Shards
+from training.distillation.shards import MUST_AGREE, Shards
+from training.scenes.prepared import scene_names
 
 log = logging.getLogger("training.distillation")
 
@@ -55,14 +56,22 @@ def export_student(run: Path, target: Path, scenes: Path | None = None) -> Path:
         log.warning("the scenes of %s are gone: its batch normalisation stays as training left it", run)
     else:
         shards = Shards(Path(scenes), origin["teacher"]["name"], recipe, basis=state["basis"], skip_bad=True)
-        if shards.provenance["backbone"] != origin["backbone"]:
-            raise DatasetError("scenes", str(scenes), f"The run's were made by {origin['backbone']}: name those.")
+        _check_scenes(shards, origin)
         settle(compact, shards, recipe)
     info = student_info(state)
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     save_student(target, full_network(compact, state["basis"]), info)
     return target
+
+
+def _check_scenes(shards: Shards, origin: Mapping[str, Any]) -> None:
+    """Raise DatasetError unless these can stand for the run's scenes: same backbone, texts, voxels and channels."""
+    for field in MUST_AGREE:
+        if shards.provenance[field] != origin[field]:
+            raise DatasetError(
+                f"scenes: {field}", shards.provenance[field], f"The run's have {origin[field]!r}: name those."
+            )
 
 
 def _scenes_of(run: Path) -> Path | None:
@@ -73,7 +82,7 @@ def _scenes_of(run: Path) -> Path | None:
     except (OSError, ValueError, KeyError):
         return None
     scenes = folder / named
-    return scenes if scenes.is_dir() else None
+    return scenes if scene_names(scenes) else None
 
 
 def installed_path(run: Path) -> Path:
@@ -87,6 +96,7 @@ def student_info(state: Mapping[str, Any]) -> StudentInfo:
     recipe, origin = recipe_of(state), state["origin"]
     teacher, names = origin["teacher"], list(origin["scenes"])
     span = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
+    truth = "true objects" if teacher["name"] == "known" else "no labels"
     return StudentInfo(
         backbone=origin["backbone"],
         feature_dim=int(origin["channels"]),
@@ -95,7 +105,7 @@ def student_info(state: Mapping[str, Any]) -> StudentInfo:
         blocks=recipe.blocks,
         text_fingerprint=origin["text_fingerprint"],
         voxel_size_m=float(origin["voxel_size_m"] or recipe.voxel_size_m),
-        trained_on=f"{len(names)} scenes ({span}), teacher {teacher['name']} ({teacher['fingerprint']}), no labels",
+        trained_on=f"{len(names)} scenes ({span}), teacher {teacher['name']} ({teacher['fingerprint']}), {truth}",
         licence=licence_of(teacher["licence"]),
         extra={"recipe": recipe.to_dict(), "steps_done": int(state["step"]), "teacher": dict(teacher)},
     )
@@ -103,7 +113,9 @@ def student_info(state: Mapping[str, Any]) -> StudentInfo:
 
 def licence_of(teacher: str) -> str:
     """Apache-2.0 where the teacher's licence allows it, or it has no weights ("none: …"); otherwise the teacher's."""
-    return OURS if teacher in _FREE or teacher.startswith("none") else teacher
+    if teacher in _FREE or teacher.startswith("none:"):
+        return OURS
+    return teacher or "unknown: the teacher's shards name none"
 
 
 def compact_network(state: Mapping[str, Any]) -> StudentAffinityNetwork:

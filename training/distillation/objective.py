@@ -17,8 +17,7 @@ from training.distillation.samples import Choice, PointRows, RowSamples, anchors
 from training.distillation.shards import TrainingScene
 from training.losses import affinity_terms, info_nce
 
-_APART = 20_000  # voxels between pieces of one step: more than any scene is long
-_COSINE_ELEMENTS = 1 << 24
+_APART = 16_000  # voxels between pieces of one step: more than any scene is long, and 64 of them fit into 2^20
 
 
 @dataclass(frozen=True)
@@ -150,13 +149,7 @@ def _affinity_rows(piece: Piece, samples: RowSamples, recipe: Recipe) -> tuple[T
 def _cosines(piece: Piece, rows: Tensor, near: Tensor) -> Tensor:
     """(B, K) the teacher's cosines of voxels to their neighbours; a voxel is like its first point."""
     assert piece.first is not None
-    index = piece.index[piece.first]
-    chunk = max(1, _COSINE_ELEMENTS // max(1, near.shape[1] * piece.rows.shape[1]))
-    parts = [
-        torch.bmm(piece.rows[index[n]], piece.rows[index[r]][:, :, None])[..., 0]
-        for r, n in zip(torch.split(rows, chunk), torch.split(near, chunk), strict=True)
-    ]
-    return torch.cat(parts)
+    return PointRows(piece.rows, piece.index[piece.first]).cosines_to(rows, near)
 
 
 def _shifted(batch: Batch, base: int, number: int) -> Batch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -24,11 +24,15 @@ class Learner(nn.Module):
     Args:
         network: The student.
         checkpointing: ``on``, ``off``, or ``auto``: when activations would take more than 512 MiB.
+        anywhere: Tells whether any process says so. Synchronised batch normalisation talks to the other processes each
+            time it is computed, so all of them must compute it equally often.
     """
 
-    def __init__(self, network: StudentAffinityNetwork, checkpointing: str = "auto") -> None:
+    def __init__(
+        self, network: StudentAffinityNetwork, checkpointing: str = "auto", anywhere: Callable[[bool], bool] = bool
+    ) -> None:
         super().__init__()
-        self.network, self.checkpointing = network, checkpointing
+        self.network, self.checkpointing, self._anywhere = network, checkpointing, anywhere
 
     def forward(self, coords: Tensor, inputs: Tensor) -> Tensor:
         """(V, 3) and (V, R + 6) → (V, out) float32, as ``StudentAffinityNetwork.forward`` in the order of the rows."""
@@ -47,7 +51,7 @@ class Learner(nn.Module):
         if not (self.training and torch.is_grad_enabled()) or self.checkpointing == "off":
             return False
         kept = 4 * voxels * self.network.hidden * _KEPT_PER_BLOCK * self.network.blocks
-        return self.checkpointing == "on" or kept > _ROOMY
+        return self.checkpointing == "on" or self._anywhere(kept > _ROOMY)
 
 
 def _recomputed(block: ResidualBlock, x: Any) -> Tensor:

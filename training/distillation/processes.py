@@ -62,7 +62,7 @@ def launched(fabric: Fabric, work: Work) -> str:
             raise StudentError("process", error.error_index, f"It stopped: {said}") from error
 
 
-def stop_anywhere(fabric: Fabric, here: bool) -> bool:
+def anywhere(fabric: Fabric, here: bool) -> bool:
     """Whether any process says so."""
     if fabric.world_size == 1:
         return here

@@ -66,9 +66,13 @@ class PointRows:
         """(M,) where each row begins in ``order``."""
         return self.size.cumsum(0) - self.size
 
-    def cosines(self, points: Tensor) -> Tensor:
-        """(n, M) cosines of these points to every row."""
-        return self.rows[self.index[points]] @ self.rows.t()
+    def cosines_to(self, points: Tensor, others: Tensor) -> Tensor:
+        """(n, k) cosines of (n,) points to (n, k) others, through their rows: some points meet all M at once."""
+        chunk = max(1, _CHUNK_ELEMENTS // len(self.rows))
+        return torch.cat([
+            (self.rows[self.index[p]] @ self.rows.t()).gather(1, self.index[o])
+            for p, o in zip(torch.split(points, chunk), torch.split(others, chunk), strict=True)
+        ])  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -142,18 +146,11 @@ def anchors_of(
     candidates = torch.randperm(len(points.index), generator=generator)[: 3 * count]
     candidates = candidates.to(points.index.device)
     near = near_of(candidates)
-    strangers = torch.cat([
-        (points.cosines(a).gather(1, points.index[n]) < same_above).float().mean(1)
-        for a, n in zip(*(torch.split(part, _rows_at_once(points)) for part in (candidates, near)), strict=True)
-    ])  # fmt: skip
+    strangers = (points.cosines_to(candidates, near) < same_above).float().mean(1)
     weight = 0.2 + torch.minimum(strangers, 1 - strangers).clamp_min(0).sqrt()
     keys = torch.empty(len(candidates)).exponential_(generator=generator).to(weight.device) / weight
     chosen = torch.argsort(keys)[:count]
     return candidates[chosen], near[chosen]
-
-
-def _rows_at_once(points: PointRows) -> int:
-    return max(1, _CHUNK_ELEMENTS // len(points.rows))
 
 
 class _Group:

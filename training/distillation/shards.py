@@ -28,7 +28,7 @@ from training.scenes.prepared import (
 )
 from training.teachers.base import TeacherFeatures, load_teacher
 
-_MUST_AGREE = ("backbone", "text_fingerprint", "voxel_size_m", "channels")
+MUST_AGREE = ("backbone", "text_fingerprint", "voxel_size_m", "channels")
 _TEACHERS = ("teacher_fingerprint", "teacher_licence")
 _TREE_BYTES = 40  # a point in a k-d tree: its coordinates as doubles, its number, its share of the nodes
 _BASIS_SCENES = 10
@@ -126,7 +126,7 @@ class Shards:
         """What a student must say of its origin: backbone, teacher, licence, scenes."""
         fingerprint, licence = (self._first[name] for name in _TEACHERS)
         return {
-            **{name: self._first[name] for name in _MUST_AGREE},
+            **{name: self._first[name] for name in MUST_AGREE},
             "teacher": {"name": self.teacher, "fingerprint": fingerprint, "licence": licence},
             "scenes": list(self.names),
         }
@@ -250,7 +250,7 @@ def _described(path: Path) -> tuple[dict[str, Any], dict[str, list[int]]]:
 
 
 def _check_agreement(name: str, about: dict[str, Any], first: dict[str, Any]) -> None:
-    for field in (*_MUST_AGREE, *_TEACHERS):
+    for field in (*MUST_AGREE, *_TEACHERS):
         if about[field] != first[field]:
             raise DatasetError(
                 f"scene {name}: {field}", about[field], f"The scenes before it have {first[field]!r}: do not mix them."

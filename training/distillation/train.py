@@ -20,7 +20,7 @@ import torch
 from geopurify_core.errors import InvalidConfigError, NotAvailableError
 from training.distillation.checkpoints import LAST, check_belongs, load_checkpoint, save_checkpoint
 from training.distillation.distiller import Distiller
-from training.distillation.processes import Flag, launched, noted_here, stop_anywhere
+from training.distillation.processes import Flag, anywhere, launched, noted_here
 from training.distillation.recipe import Recipe
 from training.distillation.record import Progress, Record, versions
 from training.distillation.shards import Shards
@@ -131,7 +131,7 @@ def _run(fabric: Fabric, stop: Flag, recipe: Recipe, folder: Path, out: Path, op
         log.warning("left out: %s: %s", name, reason)
     distiller = Distiller(fabric, recipe, shards)
     if state:
-        check_belongs(state, recipe, shards.provenance)
+        check_belongs(state, recipe, shards.provenance, fabric.world_size)
         distiller.load(state)
     record = Record(out, distiller, quiet=options.quiet) if fabric.is_global_zero else None
     if record:
@@ -156,7 +156,7 @@ def _steps(
             progress.show(figures)
             if record:
                 record.add(distiller.step, figures)
-            stop = stop_anywhere(fabric, interrupted()) or distiller.step == options.stop_at
+            stop = anywhere(fabric, interrupted()) or distiller.step == options.stop_at
             if distiller.step % every == 0 or distiller.step == plan.steps or stop:
                 if record:
                     save_checkpoint(out, distiller.state(origin), history=options.history)

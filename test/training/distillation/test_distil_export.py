@@ -104,21 +104,21 @@ def test_statistics_are_settled_where_the_scenes_are_still_there(run, maps, tmp_
 
 def test_the_file_says_where_the_student_comes_from(run, maps, tmp_path):
     info = load_student(export_student(run, tmp_path / "s.safetensors", maps)).info
-    assert info.trained_on == "2 scenes (room_a to room_b), teacher known (known:0), no labels"
+    assert info.trained_on == "2 scenes (room_a to room_b), teacher known (known:0), true objects"
     assert info.extra["steps_done"] == 6 and info.extra["recipe"]["base"] == "robot"
     assert installed_path(run) == SHIPPED_FOLDER / "student_toy.safetensors"
 
 
 def test_a_students_licence_is_as_free_as_its_teachers():
     assert licence_of("none: there are no weights") == licence_of("MIT") == licence_of("Apache-2.0") == "Apache-2.0"
-    assert licence_of("CC-BY-NC-4.0") == "CC-BY-NC-4.0"
+    assert licence_of("CC-BY-NC-4.0") == "CC-BY-NC-4.0" and licence_of("").startswith("unknown")
 
 
 def test_a_student_of_sonata_says_so(run):
     state = load_checkpoint(run)
     state["origin"]["teacher"] = {"name": "sonata", "fingerprint": "sonata:1", "licence": "CC-BY-NC-4.0"}
     info = student_info(state)
-    assert info.licence == "CC-BY-NC-4.0" and "sonata (sonata:1)" in info.trained_on
+    assert info.licence == "CC-BY-NC-4.0" and info.trained_on.endswith("sonata (sonata:1), no labels")
 
 
 def test_exporting_nothing_or_with_other_scenes_is_refused(run, toy, tmp_path):
@@ -127,6 +127,11 @@ def test_exporting_nothing_or_with_other_scenes_is_refused(run, toy, tmp_path):
     save_scene(tmp_path / "other", toy("room_a", backbone="toy:2"))
     with pytest.raises(DatasetError, match="toy:1"):
         export_student(run, tmp_path / "s.safetensors", tmp_path / "other")
+    save_scene(tmp_path / "finer", toy("room_a", voxel_size_m=0.02))
+    with pytest.raises(DatasetError, match=r"voxel_size_m.*0\.04"):
+        export_student(run, tmp_path / "s.safetensors", tmp_path / "finer")
+    done = command("export", run, "--out", tmp_path / "s.safetensors", "--install")
+    assert done.exit_code == 2 and "--install" in done.output
     assert not (tmp_path / "s.safetensors").exists()
 
 

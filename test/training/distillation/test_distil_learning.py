@@ -94,6 +94,19 @@ def test_activations_computed_twice_change_nothing():
     assert int(learner.network.res_blocks[0].norm1.bn.num_batches_tracked) == 1
 
 
+def test_activations_are_computed_twice_in_all_processes_or_in_none():
+    """Another process with a larger scene says yes; one without synchronised statistics decides alone."""
+    network, asked = new_network(Recipe.preset("paper", hidden=8, out=4, blocks=1), 6), []
+
+    def elsewhere(here):
+        asked.append(here)
+        return True
+
+    assert Learner(network, "auto", elsewhere).train()._recomputes(100) and asked == [False]
+    assert not Learner(network, "auto").train()._recomputes(100)
+    assert not Learner(network, "off", elsewhere).train()._recomputes(100)
+
+
 def test_averaged_weights_follow_the_mean():
     network = new_network(Recipe.preset("paper", hidden=4, out=2, blocks=1), 3)
     average = Average(network, 0.5)

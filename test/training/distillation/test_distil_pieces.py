@@ -191,6 +191,13 @@ def test_pieces_of_a_batch_do_not_touch_and_share_no_samples(maps, tiny_robot):
     assert all(torch.equal(a, b) for a, b in zip(list(vars(batch).values())[:-1], vars(again).values(), strict=False))
 
 
+def test_as_many_pieces_as_a_step_may_have_fit_beside_each_other(map_scene, tiny_robot):
+    """Coordinates end at 2^20."""
+    recipe = Recipe.preset("robot", **{**tiny_robot, "rank": 0, "crops": 64})
+    batch = make_batch([map_scene] * 64, recipe, np.random.default_rng(0))
+    assert len(batch.coords) == 64 * 400 and int(batch.coords.max()) < 2**20 - 1000
+
+
 def test_negatives_that_the_teacher_takes_for_the_same_are_not_pushed_away(maps, tiny_robot):
     """The known teacher: usable negatives are of other objects, same neighbours of the own one."""
     recipe = Recipe.preset("robot", **{**tiny_robot, "crop": 10**6, "crops": 1})

@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 from geopurify_core.errors import DatasetError, InvalidConfigError, NotAvailableError, StudentError
 from training.distillation import distiller as distiller_module
-from training.distillation.checkpoints import load_checkpoint
+from training.distillation.checkpoints import check_belongs, load_checkpoint
 from training.distillation.recipe import Recipe
 from training.distillation.record import read_log
 from training.distillation.shards import Shards
@@ -96,9 +96,15 @@ def test_a_checkpoint_of_another_recipe_or_backbone_is_refused(maps, toy, tiny_r
         save_scene(other, toy(name, seed, backbone="toy:2"))
     with pytest.raises(StudentError, match=r"checkpoint\.backbone.*toy:1"):
         distil(recipe, other, run, resume=True, **QUIET)
-    (run / "last.pt").write_bytes((run / "last.pt").read_bytes()[:3000])
-    with pytest.raises(StudentError, match="damaged"):
-        distil(recipe, maps, run, resume=True, **QUIET)
+    state = load_checkpoint(run)
+    with pytest.raises(StudentError, match=r"checkpoint\.processes.*--devices 1"):
+        check_belongs(state, recipe, state["origin"], processes=2)
+    good = (run / "last.pt").read_bytes()
+    for damaged in (good[:3000], b"", b"no pickle", good[:100] + b"\xff" * 300 + good[400:]):
+        (run / "last.pt").write_bytes(damaged)
+        with pytest.raises(StudentError, match="damaged"):
+            distil(recipe, maps, run, resume=True, **QUIET)
+        assert (run / "last.pt").read_bytes() == damaged
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkpoint(
