@@ -18,6 +18,7 @@ this reader takes cy from the top.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from geopurify_core.datasets.image_codec import decode_picture
 from geopurify_core.errors import BadMessageError, DatasetError, GeoPurifyError
 from geopurify_core.frame import RGBDFrame
 
+log = logging.getLogger(__name__)
 UNITS_PER_METRE = 4000.0
 NEAREST_VIEWS = 100
 _PERIOD_NS = 1_000_000_000  # panoramas have no clock
@@ -80,6 +82,9 @@ class MatterportHouse(FrameSource):
         if not shots:
             raise DatasetError("Matterport3D house", str(root), "It has no images.")
         shots.sort(key=lambda shot: shot.color.name)
+        lost = [shot.color.name for shot in shots if not np.isfinite(shot.T_map_camera).all()]
+        if lost and box_m is not None:  # nobody knows what region they show, so no pass over its frames counts them
+            log.warning("%s: %d images have no usable pose and are left out, as %s", self.name, len(lost), lost[0])
         self._shots = shots if box_m is None else [shots[i] for i in views_of_region(_centres(shots), box_m)]
 
     def __len__(self) -> int:

@@ -13,7 +13,7 @@ from typing import Any, cast
 from geopurify_core.errors import DatasetError, InvalidConfigError
 from training.scenes.manifest import remove_stale, write_manifest
 from training.scenes.one import FAILED, WHOLE, Outcome
-from training.scenes.settings import Preparation
+from training.scenes.settings import Preparation, forget
 from training.scenes.sources import Source
 from training.scenes.workers import run_here, run_in_processes
 
@@ -97,6 +97,8 @@ def prepare_scenes(
         GeoPurifyError: The settings cannot be used with any scene.
     """
     settings.check()
+    if runner is not run_here:
+        forget()
     try:
         out.mkdir(parents=True, exist_ok=True)
         remove_stale(out)

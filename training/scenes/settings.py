@@ -115,6 +115,12 @@ class Preparation:
         return values
 
 
+def forget() -> None:
+    """Let go of backbone and teachers: a process that only hands scenes out keeps no network in memory."""
+    _backbone.cache_clear()
+    _teacher.cache_clear()
+
+
 @lru_cache(maxsize=1)
 def _backbone(name: str, options: str) -> SemanticBackbone:
     return load_backbone(name, **json.loads(options))

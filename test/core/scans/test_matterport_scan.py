@@ -110,12 +110,14 @@ def test_broken_images_are_left_out(disk, region):
     assert dict(recording.skipped) == {"missing image": 1, "unreadable image": 1}
 
 
-def test_an_export_without_a_pose_loses_that_image_only(disk, tmp_path):
+def test_an_export_without_a_pose_loses_that_image_only(disk, tmp_path, caplog):
     images = tmp_path / "2d" / "aHouse"
     disk.write_matterport(tmp_path / "scans" / "aHouse", images)
     next((images / "pose").iterdir()).unlink()
     recording = MatterportHouse(images)
     assert len(list(recording)) == 3 and recording.skipped["invalid pose"] == 1
+    assert len(list(MatterportHouse(images, np.array([[-9, -9, -9], [9, 9, 9.0]])))) == 3  # of the region of this box
+    assert "1 images have no usable pose" in caplog.text
 
 
 def test_damaged_parameters_are_named(region, tmp_path):

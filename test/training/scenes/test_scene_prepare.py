@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from geopurify_core.errors import BackboneError, DatasetError, GeoPurifyError, InvalidConfigError
 from training.cli import app
-from training.scenes import workers
+from training.scenes import settings, workers
 from training.scenes.prepare import choose_runner, prepare_scenes
 from training.scenes.prepared import scene_names, scene_path, teacher_path
 from training.scenes.settings import Preparation, TeacherChoice
@@ -99,6 +99,7 @@ def test_killed_processes_lose_nothing(sources, tmp_path, alone):
     deadly = Source("deadly", "synthetic", _Deadly("synthetic:300"))
     report = prepare_scenes([deadly, *sources], out, SLOWLY, runner, kill)
     assert len(killed) >= 1 and not multiprocessing.active_children()
+    assert not settings._backbone.cache_info().currsize  # whoever only hands scenes out holds no network
     gave_up = next(outcome for outcome in report.outcomes if outcome.name == "deadly")
     assert gave_up.error == "WorkerDied" and "died 2 times" in gave_up.reason
     report.outcomes.remove(gave_up)
@@ -115,14 +116,14 @@ def test_workers_share_the_cores(monkeypatch):
 
 
 def test_settings_that_suit_no_scene_end_the_run_at_once(sources, tmp_path):
-    for settings, error in (
+    for wrong, error in (
         (replace(SETTINGS, backbone="nosuch"), BackboneError),
         (replace(SETTINGS, recipe="nosuch"), InvalidConfigError),
         (replace(SETTINGS, label_set="scanet20"), InvalidConfigError),
         (replace(SETTINGS, teachers=(TeacherChoice("nosuch"),)), InvalidConfigError),
     ):
         with pytest.raises(error):
-            prepare_scenes(sources, tmp_path / "out", settings)
+            prepare_scenes(sources, tmp_path / "out", wrong)
     (tmp_path / "file").write_text("")
     with pytest.raises(DatasetError, match="written"):
         prepare_scenes(sources, tmp_path / "file", SETTINGS)
