@@ -14,12 +14,9 @@ A vertex gets the label most of its faces have (the lowest class of several equa
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +27,7 @@ from geopurify_core.scans.class_index import check_known, find_beside, read_tabl
 from geopurify_core.scans.frames import opener
 from geopurify_core.scans.mesh import Mesh, read_ply
 from geopurify_core.scans.normals import scan_normals
+from geopurify_core.scans.objects import ScanObjects, read_objects
 from geopurify_core.scans.scan import NO_LABEL, Scan
 
 log = logging.getLogger(__name__)
@@ -56,9 +54,9 @@ def read_matterport(region: str | Path, *, images: str | Path | None = None, str
     house = path.resolve().parent.parent
     name = f"{house.name}_{path.stem}"
     mesh = read_ply(path)
-    objects = _face_objects(path, len(mesh.faces))
+    objects = read_objects(path.with_suffix(".fsegs.json"), path.with_suffix(".semseg.json"), len(mesh.faces))
     labels = _labels(path, mesh, objects, name, strict)
-    instances = None if objects is None else _majority(mesh, objects.of_face).astype(np.int32)
+    instances = None if objects is None else _majority(mesh, objects.of_row).astype(np.int32)
     recording = _house_images(house, images, mesh)
     centres = None if recording is None else recording.centres_m
     return Scan(name, mesh.points_m, mesh.rgb, scan_normals(mesh, centres), labels, instances, opener(recording))
@@ -73,35 +71,6 @@ def _house_images(house: Path, images: str | Path | None, mesh: Mesh) -> Matterp
     if images is not None:
         raise DatasetError("images", str(images), f"Neither this folder nor {house.name}/ in it holds the images.")
     return None
-
-
-# -- objects ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _FaceObjects:
-    """(F,) object of each face, counted from 1, 0 none; and the raw category of each object in order."""
-
-    of_face: NDArray[np.int64]
-    categories: tuple[str, ...]
-
-
-def _face_objects(path: Path, faces: int) -> _FaceObjects | None:
-    segments_path, objects_path = path.with_suffix(".fsegs.json"), path.with_suffix(".semseg.json")
-    if not (segments_path.is_file() and objects_path.is_file()):
-        return None
-    try:
-        segments = np.asarray(json.loads(segments_path.read_text(encoding="utf-8"))["segIndices"], dtype=np.int64)
-        groups: list[Mapping[str, Any]] = json.loads(objects_path.read_text(encoding="utf-8"))["segGroups"]
-        owner = {int(segment): i for i, group in enumerate(groups, start=1) for segment in group["segments"]}
-        categories = tuple(str(group["label"]) for group in groups)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DatasetError(path.stem, str(path.parent), f"Its segments cannot be read: {error!r}") from error
-    if segments.shape != (faces,):
-        raise DatasetError(segments_path.name, f"{len(segments)} segments", f"The mesh has {faces} faces.")
-    values, inverse = np.unique(segments, return_inverse=True)
-    table = np.array([owner.get(int(value), 0) for value in values], dtype=np.int64)
-    return _FaceObjects(table[inverse.reshape(-1)], categories)
 
 
 def _majority(mesh: Mesh, value_of_face: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -123,7 +92,7 @@ def _majority(mesh: Mesh, value_of_face: NDArray[np.int64]) -> NDArray[np.int64]
 
 
 def _labels(
-    path: Path, mesh: Mesh, objects: _FaceObjects | None, name: str, strict: bool
+    path: Path, mesh: Mesh, objects: ScanObjects | None, name: str, strict: bool
 ) -> dict[str, NDArray[np.uint8]]:
     table_path = find_beside(path.parent, CATEGORY_TABLE)
     if table_path is None:
@@ -144,7 +113,7 @@ def _labels(
 
 
 def _category_of_face(
-    mesh: Mesh, objects: _FaceObjects | None, rows: list[Mapping[str, str]]
+    mesh: Mesh, objects: ScanObjects | None, rows: list[Mapping[str, str]]
 ) -> NDArray[np.int64] | None:
     """(F,) ``index`` of each face in the category table, 0 none; None where nothing tells."""
     stored = mesh.face_fields.get("category_id", mesh.face_fields.get("face_category"))
@@ -153,7 +122,7 @@ def _category_of_face(
     if objects is None:
         return None
     index = {row["raw_category"]: whole_number(row["index"]) for row in rows}
-    return np.array([0, *(index.get(category, 0) for category in objects.categories)])[objects.of_face]
+    return np.array([0, *(index.get(category, 0) for category in objects.categories)])[objects.of_row]
 
 
 def _class_tables(rows: list[Mapping[str, str]]) -> dict[str, dict[int, int]]:

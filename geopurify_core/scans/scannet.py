@@ -12,12 +12,8 @@ What is read, ``S`` being the scene (``scene0000_00``):
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +25,7 @@ from geopurify_core.scans.class_index import class_index, find_beside, read_tabl
 from geopurify_core.scans.frames import camera_centres, find_frames, opener
 from geopurify_core.scans.mesh import Mesh, read_ply
 from geopurify_core.scans.normals import scan_normals
+from geopurify_core.scans.objects import ScanObjects, read_objects
 from geopurify_core.scans.scan import Scan
 
 log = logging.getLogger(__name__)
@@ -118,7 +115,7 @@ def _annotations(
     instances = None
     objects = _objects(folder, name, len(mesh))
     if objects is not None:
-        instances = objects.instance
+        instances = objects.of_row.astype(np.int32)
         labels |= _from_table(folder, objects, name, strict)
     path = folder / f"{name}_vh_clean_2.labels.ply"
     if path.is_file():
@@ -133,37 +130,13 @@ def _scannet20(nyu40: NDArray[np.int64], what: str, strict: bool) -> NDArray[np.
     return class_index(nyu40, load_label_set("scannet20").ids, NYU40_IDS, what, strict)
 
 
-@dataclass(frozen=True)
-class _Objects:
-    """Annotated objects: (N,) int32 object of each point, counted from 1, 0 none; and their raw categories in order."""
-
-    instance: NDArray[np.int32]
-    categories: tuple[str, ...]
+def _objects(folder: Path, name: str, count: int) -> ScanObjects | None:
+    places = [folder / f"{stem}.aggregation.json" for stem in (name, f"{name}_vh_clean")]
+    groups = next((path for path in places if path.is_file()), places[0])
+    return read_objects(folder / f"{name}_vh_clean_2.0.010000.segs.json", groups, count)
 
 
-def _objects(folder: Path, name: str, count: int) -> _Objects | None:
-    aggregation = next(
-        (path for stem in (f"{name}", f"{name}_vh_clean") if (path := folder / f"{stem}.aggregation.json").is_file()),
-        None,
-    )
-    segments_path = folder / f"{name}_vh_clean_2.0.010000.segs.json"
-    if aggregation is None or not segments_path.is_file():
-        return None
-    segments = np.asarray(_entry(segments_path, "segIndices"), dtype=np.int64)
-    if segments.shape != (count,):
-        raise DatasetError(segments_path.name, f"{len(segments)} segments", f"The mesh has {count} points.")
-    groups = _entry(aggregation, "segGroups")
-    try:
-        categories = tuple(str(group["label"]) for group in groups)
-        owner = {int(segment): i for i, group in enumerate(groups, start=1) for segment in group["segments"]}
-    except (TypeError, KeyError, ValueError) as error:
-        raise DatasetError(aggregation.name, str(aggregation), f"A segment group is damaged: {error!r}") from error
-    values, inverse = np.unique(segments, return_inverse=True)
-    table = np.array([owner.get(int(value), 0) for value in values], dtype=np.int32)
-    return _Objects(table[inverse.reshape(-1)], categories)
-
-
-def _from_table(folder: Path, objects: _Objects, name: str, strict: bool) -> dict[str, NDArray[np.uint8]]:
+def _from_table(folder: Path, objects: ScanObjects, name: str, strict: bool) -> dict[str, NDArray[np.uint8]]:
     """Labels by way of the raw categories; nothing without the table that translates them."""
     path = find_beside(folder, LABEL_TABLE)
     if path is None:
@@ -180,16 +153,8 @@ def _from_table(folder: Path, objects: _Objects, name: str, strict: bool) -> dic
         known = {0, *ids.values()}
         class_ids = load_label_set(label_set).ids
         what = f"{name} in {path.name}"
-        result[label_set] = class_index(of_object[objects.instance], class_ids, known, what, strict)
+        result[label_set] = class_index(of_object[objects.of_row], class_ids, known, what, strict)
     return result
-
-
-def _entry(path: Path, key: str) -> Any:
-    try:
-        content: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return content[key]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DatasetError(path.name, str(path), f"It cannot be read: {error!r}") from error
 
 
 # -- axes ------------------------------------------------------------------------------------------------------------

@@ -149,6 +149,17 @@ def test_files_that_do_not_fit_each_other_are_named(disk, scene):
         read_scannet(scene)
 
 
+def test_damaged_objects_are_named_and_lone_files_said(scene, caplog):
+    segments, groups = scene / "scene0000_00_vh_clean_2.0.010000.segs.json", scene / "scene0000_00.aggregation.json"
+    for path, content in ((groups, {"segGroups": [{"label": "floor"}]}), (segments, {"segIndices": ["x"]})):
+        path.write_text(json.dumps(content))
+        with pytest.raises(DatasetError, match=path.name):
+            read_scannet(scene)
+    segments.unlink()
+    assert read_scannet(scene).instances is None
+    assert "scene0000_00.aggregation.json has no counterpart" in caplog.text
+
+
 def test_a_folder_without_a_mesh_or_with_several_is_refused(scene, tmp_path):
     with pytest.raises(DatasetError, match="vh_clean_2"):
         read_scannet(tmp_path / "nothing")
