@@ -78,18 +78,16 @@ def count_scene(
         seen: (N,) which points had a feature before purification; by default those that the first variant has.
 
     Raises:
-        DatasetError: No labelled point, a label outside the set, scores of another size or not finite.
+        DatasetError: No labelled point, a label outside the set, no point seen, scores of another size or not finite.
     """
-    if not (truth != IGNORE).any():
-        raise DatasetError(name, "no labelled point", f"None of its points belongs to a class of {labels.name}.")
-    worst = int(truth[truth != IGNORE].max())
-    if worst >= len(labels):
-        raise DatasetError(name, f"label {worst}", f"{labels.name} has {len(labels)} classes.")
+    check_truth(name, truth, labels)
     confusions: dict[Key, Confusion] = {}
     featureless: dict[str, int] = {}
     for one in scores:
         _check(name, one, len(truth), len(labels))
         seen = ~one.featureless if seen is None else seen
+        if not seen.any():
+            raise DatasetError(name, "no point has a feature", "Are its poses, intrinsics and depth units those of it?")
         masked = np.where(seen, truth, IGNORE)
         featureless[one.variant] = int((one.featureless & (truth != IGNORE)).sum())
         for reading in readings_of(labels):
@@ -103,6 +101,15 @@ def count_scene(
         "featureless": featureless,
     }
     return SceneCounts(name, confusions, about)
+
+
+def check_truth(name: str, truth: NDArray[np.uint8], labels: LabelSet) -> None:
+    """Raise DatasetError for a scene without a labelled point, or with labels outside the set."""
+    if not (truth != IGNORE).any():
+        raise DatasetError(name, "no labelled point", f"None of its points belongs to a class of {labels.name}.")
+    worst = int(truth[truth != IGNORE].max())
+    if worst >= len(labels):
+        raise DatasetError(name, f"label {worst}", f"{labels.name} has {len(labels)} classes.")
 
 
 def total_of(scenes: Iterable[SceneCounts]) -> dict[Key, Confusion]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from geopurify_core.config import Config
 from geopurify_core.errors import DatasetError, GeoPurifyError, InvalidConfigError, InvalidFrameError, MapMismatchError
-from geopurify_core.evaluation.counts import SceneCounts, count_scene
+from geopurify_core.evaluation.counts import SceneCounts, check_truth, count_scene
 from geopurify_core.evaluation.mapped import map_scores
 from geopurify_core.evaluation.openscene import readings_of
 from geopurify_core.evaluation.points import Progress, check_student, point_scores, seen_points
@@ -118,6 +118,7 @@ class Evaluator:
         if truth is None:
             known = ", ".join(scan.labels) or "none"
             raise DatasetError(scan.name, f"no labels of {self.labels.name}", f"It has those of: {known}.")
+        check_truth(scan.name, truth, self.labels)  # before minutes of looking at its images
         tell = progress or (lambda what, share: None)
         counts = self._of_map(scan, truth, tell) if self.protocol.name == "map" else self._of_lifted(scan, truth, tell)
         return replace(counts, about={**counts.about, "seconds": round(time.monotonic() - started, 2)})
@@ -194,6 +195,7 @@ def score_all(
         progress: Told what is done in the current scene.
     """
     known = {} if folder is None else folder.sources()
+    held = {name: source for source, name in known.items() if Path(source).exists()}  # a data set may have moved
     names: dict[str, str] = {}
     for source in sources:
         earlier = _earlier(folder, known.get(source.name))
@@ -203,8 +205,9 @@ def score_all(
             continue
         try:
             scan = source.open()
-            if scan.name in names:
-                raise InvalidConfigError("scene", scan.name, f"{names[scan.name]} has the same name.")
+            if scan.name in names or held.get(scan.name, source.name) != source.name:
+                other = names.get(scan.name, held.get(scan.name))
+                raise InvalidConfigError("scene", scan.name, f"{other} has the same name.")
             scored = evaluator.score(scan, progress)
         except Exception as error:  # one scene of hundreds must not cost the others, whatever is wrong with it
             yield Step(source.name, None, _reason(source.name, error))

@@ -164,3 +164,9 @@ def test_confusion_pictures_are_drawn_for_few_and_for_many_classes(tmp_path, cla
     path = tmp_path / "confusion.png"
     draw_confusion(confusion, [f"class {i}" for i in range(classes)], path, "title")
     assert path.stat().st_size > 5000
+
+
+def test_a_scene_of_which_nothing_was_seen_is_refused():
+    one = PointScores("raw", np.ones((4, 20), np.float32), np.ones(4, dtype=bool))
+    with pytest.raises(DatasetError, match="no point has a feature"):
+        count_scene("a", np.zeros(4, np.uint8), [one], SCANNET)

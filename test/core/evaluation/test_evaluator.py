@@ -81,6 +81,21 @@ def test_two_scenes_of_one_name_are_not_counted_twice():
     double = Source("/elsewhere/a", lambda: scan("a"))
     steps = list(score_all(Perfect(), [source("a"), double], None))
     assert steps[1].counts is None and "same name" in steps[1].reason
+    steps = list(score_all(Perfect(), [source("a"), source("a")], None))
+    assert steps[1].counts is None and "same name" in steps[1].reason
+
+
+def test_a_scene_of_an_earlier_run_is_not_replaced_by_another_of_its_name(tmp_path):
+    here, elsewhere = tmp_path / "here" / "a", tmp_path / "elsewhere" / "a"
+    here.mkdir(parents=True)
+    evaluator, results = Perfect(), tmp_path / "results"
+    list(score_all(evaluator, [Source(str(here), lambda: scan("a"))], ResultsFolder(results, SETTINGS)))
+    other = [Source(str(elsewhere), lambda: scan("a"))]
+    (step,) = score_all(evaluator, other, ResultsFolder(results, SETTINGS))
+    assert step.counts is None and str(here) in step.reason
+    here.rmdir()  # the data set has moved
+    (step,) = score_all(evaluator, other, ResultsFolder(results, SETTINGS))
+    assert step.counts is not None and ResultsFolder(results, SETTINGS).sources() == {str(elsewhere): "a"}
 
 
 def test_sources_are_known_by_their_absolute_paths(tmp_path, monkeypatch):
@@ -132,6 +147,13 @@ def test_scans_without_labels_or_images_are_refused():
     for protocol in ("openscene", "map"):
         with pytest.raises(DatasetError, match="images"):
             Evaluator(LABELS, Protocol.preset(protocol), Backbone()).score(scan("a"))
+
+
+def test_scans_without_a_label_are_refused_before_their_images_are_looked_at():
+    blank = scan("a")
+    blank.labels["scannet20"][:] = 255
+    with pytest.raises(DatasetError, match="no labelled point"):  # and not: no images
+        Evaluator(LABELS, Protocol.preset("openscene"), Backbone()).score(blank)
 
 
 def test_a_foreign_student_is_refused_before_any_scene():
