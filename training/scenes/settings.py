@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from geopurify_core.config import Config
+from geopurify_core.evaluation.openscene import readings_of
 from geopurify_core.labels import load_label_set
 from geopurify_core.scans.lift_settings import LiftSettings
 from geopurify_core.vision import load_backbone
@@ -95,11 +96,17 @@ class Preparation:
         return self.label_set if self.label_set and kind != "synthetic" else _LABEL_SETS.get(kind, "")
 
     def texts(self, kind: str) -> list[str]:
-        """The vocabulary of the consensus recipe; empty for the others, which need none."""
+        """The vocabulary of the consensus recipe; empty for the others, which need none.
+
+        As the released code has it, and ``geopurify eval scans --protocol geopurify``: its spelling, ScanNet without
+        its catch-all class. X-Decoder puts names into the frame itself.
+        """
         if self.lift_settings().fusion != "consensus":
             return []
-        names = load_label_set(self.labels_of(kind)).names
-        return [PROMPT.format(name) for name in names]
+        labels = load_label_set(self.labels_of(kind))
+        kept = readings_of(labels)[-1 if labels.name.startswith("scannet") else 0].classes
+        names = [labels.spelled("geopurify")[i] for i in kept]
+        return names if self.backbone == "xdecoder" else [PROMPT.format(name) for name in names]
 
     def fingerprint(self, kind: str) -> dict[str, Any]:
         """Everything here that changes the features of a scene of a kind, as JSON values."""

@@ -241,7 +241,9 @@ def test_a_region_is_prepared(disk, tmp_path):
 
 def test_consensus_uses_the_label_sets_words(scene, tmp_path):
     settings = replace(QUICK, recipe="geopurify", lift={**LIFT, "min_points": 20, "image_size": (64, 48)})
-    assert settings.texts("scannet")[0] == "a wall in a scene" and len(settings.texts("scannet")) == 20
+    assert settings.texts("scannet")[0] == "a wall in a scene" and len(settings.texts("scannet")) == 19
+    assert settings.texts("matterport")[14] == "a refridgerator in a scene" and len(settings.texts("matterport")) == 21
+    assert replace(settings, backbone="xdecoder").texts("scannet")[0] == "wall"  # it says "a {} in a scene" itself
     assert prepare_one(scene, tmp_path, settings).status == "prepared"
     shard = load_scene(tmp_path, scene.name)
     assert (shard.weight >= 1).all()  # unseen points are copies
