@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from training.scenes.workers import RETRIES, thread_variables
 
 log = logging.getLogger(__name__)
 LOCAL = "local"
+_KNOCK_S = 10.0
 _TO_RAY = "Install it in every node's environment: pip install ray"
 
 
@@ -95,10 +97,18 @@ def _connect(ray: Any, address: str, cpus: int, folder: str) -> None:
             local = {"num_cpus": cpus, "include_dashboard": False, "_node_ip_address": "127.0.0.1", "_temp_dir": folder}
             ray.init(**local, **quiet)
         else:
+            _knock(address)
             ray.init(address=address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         remedy = f"Start one with `ray start --head`, or use --ray {LOCAL}: {error}"
         raise NotAvailableError("Ray cluster", address, remedy) from error
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nobody listens at HOST:PORT; Ray itself would try for minutes, and then end the process."""
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if separator:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
 
 
 def _python_path() -> list[str]:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -164,6 +165,16 @@ def test_without_ray_it_says_what_to_install(sources, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(GeoPurifyError, match="pip install ray"):
         prepare_scenes(sources, tmp_path / "out", SETTINGS, choose_runner(ray="auto"))
+
+
+def test_a_cluster_that_is_not_there_is_said_at_once(sources, tmp_path):
+    pytest.importorskip("ray")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # taken, but nobody listens
+        for address in (f"127.0.0.1:{closed.getsockname()[1]}", "no:port"):
+            with pytest.raises(GeoPurifyError, match="ray start --head"):
+                prepare_scenes(sources, tmp_path / "out", SETTINGS, choose_runner(ray=address))
+    assert not scene_names(tmp_path / "out")
 
 
 # -- the command -----------------------------------------------------------------------------------------------------
