@@ -52,9 +52,9 @@ def info_nce(
     total = unit.new_zeros(())
     rows = zip(*(part.split(chunk) for part in (anchors, positives, negatives, usable)), strict=True)
     for a, p, n, counts in rows:
-        anchor = unit[a]
-        own = (anchor * unit[p]).sum(1, keepdim=True)
-        others = torch.bmm(unit[n.reshape(-1)].view(*n.shape, -1), anchor[:, :, None])[..., 0]
+        anchor, positive = unit.index_select(0, a), unit.index_select(0, p)
+        own = (anchor * positive).sum(1, keepdim=True)
+        others = torch.bmm(unit.index_select(0, n.reshape(-1)).view(*n.shape, -1), anchor[:, :, None])[..., 0]
         others = others.masked_fill(~counts, -torch.inf)
         logits = torch.cat([own, others], dim=1) / temperature
         total = total + (torch.logsumexp(logits, dim=1) - logits[:, 0]).sum()

@@ -74,19 +74,27 @@ def draw_piece(scene: TrainingScene, recipe: Recipe, rng: np.random.Generator) -
         nothing, none = torch.zeros(0, dtype=torch.int64), torch.zeros(0, 3)
         index = torch.from_numpy(scene.index)
         return Piece(scene, np.arange(len(scene)), index, scene.rows, none.int(), none, nothing, nothing)
-    piece = whole_scene(scene, recipe, rng if recipe.random_frame else None)
-    if recipe.view == "crops":
-        piece = column(piece, recipe.crop, rng)
+    if recipe.view == "crops" and scene.coords is not None:
+        piece = column(_of_map(scene), recipe.crop, rng)  # before all of it is widened
+        piece = replace(piece, inputs=piece.inputs.float())
+    else:
+        piece = whole_scene(scene, recipe, rng if recipe.random_frame else None)
+        piece = column(piece, recipe.crop, rng) if recipe.view == "crops" else piece
     return augmented(piece, recipe, rng) if recipe.augment else piece
 
 
 def whole_scene(scene: TrainingScene, recipe: Recipe, frame_rng: np.random.Generator | None = None) -> Piece:
     """All points; scan points voxelised, in a random frame where there is a source for one."""
-    everyone = np.arange(len(scene))
     if scene.coords is not None:
-        coords, inputs = torch.from_numpy(scene.coords), torch.from_numpy(scene.inputs).float()
-        return Piece(scene, everyone, torch.from_numpy(scene.index), scene.rows, coords, inputs)
-    return _voxelised(scene, everyone, recipe.voxel_size_m, frame_rng)
+        piece = _of_map(scene)
+        return replace(piece, inputs=piece.inputs.float())
+    return _voxelised(scene, np.arange(len(scene)), recipe.voxel_size_m, frame_rng)
+
+
+def _of_map(scene: TrainingScene) -> Piece:
+    """All voxels of a map, their inputs still in float16."""
+    coords, inputs, index = (torch.from_numpy(part) for part in (scene.coords, scene.inputs, scene.index))
+    return Piece(scene, np.arange(len(scene)), index, scene.rows, coords, inputs)
 
 
 def only_sampled(piece: Piece, points: Tensor, recipe: Recipe, rng: np.random.Generator) -> tuple[Piece, Tensor]:
@@ -130,8 +138,7 @@ def column(piece: Piece, size: int, rng: np.random.Generator) -> Piece:
     if len(coords) <= size:
         return piece
     centre = coords[rng.integers(len(coords))]
-    across = level_rotation(piece.scene.up)[:2]  # the two level directions, also of a map that lies on its side
-    off = np.abs((coords - centre) @ across.T).max(axis=1)
+    off = np.maximum(*(np.abs(along) for along in _level(coords - centre, piece.scene.up)))
     voxels = np.sort(np.argpartition(off, size)[:size])
     place = torch.full((len(coords),), -1, dtype=torch.int64)
     place[torch.from_numpy(voxels)] = torch.arange(size)
@@ -146,6 +153,12 @@ def column(piece: Piece, size: int, rng: np.random.Generator) -> Piece:
         piece.scene, piece.points[inside.numpy()], index, piece.rows[present], piece.coords[voxels],
         piece.inputs[voxels], voxel_of, first,
     )  # fmt: skip
+
+
+def _level(offset: NDArray[np.int32], up: tuple[float, float, float]) -> list[NDArray[Any]]:
+    """(V, 3) offsets along the two level directions, also of a map that lies on its side."""
+    rows = level_rotation(up)[:2]
+    return [sum(offset[:, axis] * row[axis] for axis in range(3) if row[axis]) for row in rows]
 
 
 def augmented(piece: Piece, recipe: Recipe, rng: np.random.Generator) -> Piece:

@@ -12,6 +12,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -32,7 +33,10 @@ class Flag(Protocol):
     def set(self) -> None: ...
 
 
-Work = Callable[["Fabric", Flag], str]
+class Work(Protocol):
+    """What runs in every process, asking ``stop`` now and then."""
+
+    def __call__(self, fabric: Fabric, *, stop: Flag) -> str: ...
 
 
 def launched(fabric: Fabric, work: Work) -> str:
@@ -48,13 +52,13 @@ def launched(fabric: Fabric, work: Work) -> str:
         alone = threading.Event()
         with _heeded(alone):
             fabric.launch()
-            return work(fabric, alone)
+            return work(fabric, stop=alone)
     from torch.multiprocessing.spawn import ProcessException
 
     stop = multiprocessing.get_context("spawn").Event()
     with _heeded(stop):
         try:
-            return str(fabric.launch(work, stop))
+            return str(fabric.launch(partial(work, stop=stop)))
         except ProcessException as error:
             if stop.is_set():  # before the first step they are not ready to finish one
                 raise KeyboardInterrupt from error

@@ -119,7 +119,7 @@ def _check_devices(options: Options) -> None:
         raise NotAvailableError("--devices", options.devices, f"There are {cards} GPUs: ask for so many, or for cpu.")
 
 
-def _run(fabric: Fabric, stop: Flag, recipe: Recipe, folder: Path, out: Path, options: Options) -> str:
+def _run(fabric: Fabric, recipe: Recipe, folder: Path, out: Path, options: Options, *, stop: Flag) -> str:
     """In every process; says where it was interrupted, or nothing."""
     if options.threads:
         torch.set_num_threads(options.threads)

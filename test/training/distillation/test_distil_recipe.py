@@ -44,7 +44,8 @@ def test_every_preset_survives_json_and_changes_are_kept():
         ({"epochs": 2.5}, "epochs"), ({"augment": 1}, "augment"), ({"steps": True}, "steps"), ({"view": "all"}, "view"),
         ({"speed": 3}, "speed"), ({"micro": 97}, "micro"), ({"macro": 0, "micro": 0}, "macro"),
         ({"view": "crops", "crop": 20}, "crop"), ({"contrast": 0}, "contrast"),
-        ({"precision": "16-mixed"}, "precision"), ({"view": "sampled", "affinity": 1.0}, "affinity"), ({"negative_ceiling": 2}, "negative_ceiling"),
+        ({"precision": "16-mixed"}, "precision"), ({"view": "sampled", "affinity": 1.0}, "affinity"),
+        ({"negative_ceiling": 2}, "negative_ceiling"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_named(changes, field):
