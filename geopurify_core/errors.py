@@ -8,8 +8,9 @@ _MAX_VALUE_CHARS = 120
 
 
 def _shorten(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _MAX_VALUE_CHARS else f"{text[: _MAX_VALUE_CHARS - 1]}…"
+    """Both ends of a long value: a path says most at its end, a list at its beginning."""
+    text, half = repr(value), _MAX_VALUE_CHARS // 2
+    return text if len(text) <= _MAX_VALUE_CHARS else f"{text[: half - 1]}…{text[-half:]}"
 
 
 class GeoPurifyError(Exception):
