@@ -58,12 +58,20 @@ def launched(fabric: Fabric, work: Work) -> str:
     stop = multiprocessing.get_context("spawn").Event()
     with _heeded(stop):
         try:
-            return str(fabric.launch(partial(work, stop=stop)))
+            return str(fabric.launch(partial(_to_the_end, work=work, stop=stop)))
         except ProcessException as error:
             if stop.is_set():  # before the first step they are not ready to finish one
                 raise KeyboardInterrupt from error
             said = str(error).strip().splitlines()[-1]
             raise StudentError("process", error.error_index, f"It stopped: {said}") from error
+
+
+def _to_the_end(fabric: Fabric, work: Work, stop: Flag) -> str:
+    """``work``, and no process leaves before the others: those still talking to it would abort."""
+    said = work(fabric, stop=stop)
+    fabric.barrier()
+    torch.distributed.destroy_process_group()
+    return said
 
 
 def anywhere(fabric: Fabric, here: bool) -> bool:
