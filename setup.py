@@ -26,7 +26,7 @@ def share(folder: str) -> list[tuple[str, list[str]]]:
 
 setup(
     name=NAME,
-    version="0.2.0",
+    version="0.3.0",
     description="A semantic voxel map from an RGB-D stream that answers text, as a ROS 2 node and as a library.",
     author="GeoPurify-ROS maintainers",
     maintainer="GeoPurify-ROS maintainers",

@@ -20,7 +20,7 @@ from safetensors.torch import save
 from geopurify_core.vision.nano import WEIGHTS, NanoBackbone
 from geopurify_core.vision.nano_net import NanoNet, count_parameters, deployable
 from geopurify_core.vision.text import SentenceEncoder
-from training.run import load_checkpoint
+from training.nano.run import load_checkpoint
 
 
 def export(net: NanoNet, training: dict[str, Any], folder: Path) -> Path:

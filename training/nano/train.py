@@ -20,9 +20,9 @@ from torch.nn import functional as F
 
 from geopurify_core.vision.nano_net import MEAN, STD, NanoNet, count_parameters
 from training.nano.augment import augment
+from training.nano.run import BaseTrainer, add_recipe, recipe_of, run_to_end, warm_cosine
 from training.nano.text import Anchors, load_anchors
 from training.nano.views import FIRST_TRAINING_SEED, NOTHING, Views, render_views
-from training.run import BaseTrainer, add_recipe, recipe_of, run_to_end, warm_cosine
 
 log = logging.getLogger("training.nano.train")
 

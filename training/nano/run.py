@@ -1,4 +1,4 @@
-"""What every training run here shares: schedule, averaged weights, checkpoints to go on from, progress and log."""
+"""What a training run needs besides its loss: schedule, averaged weights, checkpoints to go on from, progress and log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-log = logging.getLogger("training.run")
+log = logging.getLogger("training.nano.run")
 R = TypeVar("R")
 
 _CHECKPOINT = "checkpoint.pt"
