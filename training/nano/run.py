@@ -1,4 +1,4 @@
-"""What a training run needs besides its loss: schedule, averaged weights, checkpoints to go on from, progress and log."""
+"""What a training run needs besides its loss: schedule, averaged weights, checkpoints to go on from, progress, log."""
 
 from __future__ import annotations
 
