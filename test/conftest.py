@@ -18,7 +18,7 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("house")
 
-# A shell that starts the suite in the background has it ignore Ctrl-C, and so would every process that a test interrupts.
+# A shell that starts the suite in the background has it ignore Ctrl-C, and so would all that a test interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
