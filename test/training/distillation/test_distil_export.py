@@ -214,8 +214,8 @@ def test_ctrl_c_stops_two_processes_whomever_it_reaches(maps, tiny_robot, reache
         os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=240)
     assert process.returncode in ((1, 130) if reaches == "twice" else (130,)), said
-    assert "finishing the step" in said
-    if reaches != "twice":
+    if reaches != "twice":  # there the second one may come before the first one's message is out
+        assert "finishing the step" in said
         assert f"after step {load_checkpoint(tmp_path / 'run')['step']} of" in said and "--resume" in said
     deadline = time.monotonic() + 60
     while members := alive(process.pid):
