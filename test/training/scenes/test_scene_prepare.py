@@ -84,22 +84,26 @@ class _Deadly(str):
 
 @pytest.mark.slow
 def test_killed_processes_lose_nothing(sources, tmp_path, alone):
-    """All workers are killed when the first scene is done; their scenes are tried again. A scene that kills its worker
-    each time is given up, and costs no other."""
+    """All workers are killed when the first sound scene is done; their scenes are tried again. A scene that kills its
+    worker each time is given up, and costs no other."""
     out, killed = tmp_path / "out", []
 
     def runner(*arguments):
         return workers.run_in_processes(*arguments, workers=2, retries=1)
 
     def kill(report):
-        if len(report.outcomes) == 1:
-            killed.extend(child.pid for child in multiprocessing.active_children())
-            for pid in killed:
-                os.kill(pid, signal.SIGKILL)
+        if not killed and any(outcome.name != "deadly" for outcome in report.outcomes):
+            killed.extend(multiprocessing.active_children())
+            for child in killed:
+                child.kill()  # harmless where it has just ended
 
     deadly = Source("deadly", "synthetic", _Deadly("synthetic:300"))
     report = prepare_scenes([deadly, *sources], out, SLOWLY, runner, kill)
-    assert len(killed) >= 1 and not multiprocessing.active_children()
+    assert killed
+    deadline = time.monotonic() + 30  # the pool's own thread may be the one that reaps them, a moment later
+    while multiprocessing.active_children():
+        assert time.monotonic() < deadline, multiprocessing.active_children()
+        time.sleep(0.01)
     assert not settings._backbone.cache_info().currsize  # whoever only hands scenes out holds no network
     gave_up = next(outcome for outcome in report.outcomes if outcome.name == "deadly")
     assert gave_up.error == "WorkerDied" and "died 2 times" in gave_up.reason
