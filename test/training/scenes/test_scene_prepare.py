@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -144,19 +145,31 @@ def test_settings_that_suit_no_scene_end_the_run_at_once(sources, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (pip install ray)")
 def test_a_killed_ray_worker_loses_nothing(sources, tmp_path, alone):
-    """Two local workers; one is killed when the first scene is done, and Ray runs its task again."""
+    """Two local workers; one is killed in the midst of a scene, and Ray runs its task again."""
     psutil = pytest.importorskip("psutil")
-    out, killed = tmp_path / "out", []
+    out, killed, over = tmp_path / "out", [], threading.Event()
 
-    def kill(report):
-        if len(report.outcomes) == 1:
-            for process in psutil.Process().children(recursive=True):
+    def busy(process):
+        with suppress(psutil.Error, IndexError):
+            title = process.cmdline()[0]
+            return title.startswith("ray::") and "_in_task" in title
+        return False
+
+    def kill():
+        while not killed and not over.wait(0.02):
+            for process in filter(busy, psutil.Process().children(recursive=True)):
                 with suppress(psutil.Error):
-                    if process.cmdline()[0].startswith("ray::") and "_in_task" in process.cmdline()[0] and not killed:
-                        process.kill()
-                        killed.append(process.pid)
+                    process.kill()
+                    killed.append(process.pid)
+                    break
 
-    report = prepare_scenes(sources, out, SLOWLY, choose_runner(workers=2, ray="local"), kill)
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        report = prepare_scenes(sources, out, SLOWLY, choose_runner(workers=2, ray="local"))
+    finally:
+        over.set()
+        killer.join()
     assert killed
     check(out, report)
     same(out, alone)
