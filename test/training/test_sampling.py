@@ -7,33 +7,30 @@ import torch
 from training.sampling import NEGATIVES, draw_anchors, hybrid_sample
 
 
-@pytest.fixture
-def golden(shared_dir):
-    path = shared_dir / "golden" / "geopurify" / "sampler.npz"
-    if not path.exists():
-        pytest.skip("golden data of the released code are not there")
-    return np.load(path)
-
-
 @pytest.mark.parametrize("chunk", [0, 7])
 @pytest.mark.parametrize("kind", ["piecewise", "distinct"])
-def test_picks_are_those_of_the_released_code(golden, kind, chunk):
-    torch.manual_seed(int(golden["seed"]))  # the anchors come from torch's global generator there
+def test_picks_are_those_of_the_released_code(released_sampler, kind, chunk):
+    torch.manual_seed(int(released_sampler["seed"]))  # the anchors come from torch's global generator there
     macro, micro = NEGATIVES["official_code"]
     got = hybrid_sample(
-        torch.from_numpy(golden[f"{kind}_feat"]), torch.from_numpy(golden["knn96"]), macro, micro, 128, chunk=chunk
+        torch.from_numpy(released_sampler[f"{kind}_feat"]),
+        torch.from_numpy(released_sampler["knn96"]),
+        macro,
+        micro,
+        128,
+        chunk=chunk,
     )
     for part, name in ((got.anchors, "anchor"), (got.positives, "pos"), (got.negatives, "neg")):
-        np.testing.assert_array_equal(part.numpy(), golden[f"{kind}_{name}"])
+        np.testing.assert_array_equal(part.numpy(), released_sampler[f"{kind}_{name}"])
 
 
-def test_the_papers_reading_adds_the_16th_micro_negative(golden):
-    features, near = torch.from_numpy(golden["distinct_feat"]), torch.from_numpy(golden["knn96"])
-    anchors = torch.from_numpy(golden["distinct_anchor"])
+def test_the_papers_reading_adds_the_16th_micro_negative(released_sampler):
+    features, near = torch.from_numpy(released_sampler["distinct_feat"]), torch.from_numpy(released_sampler["knn96"])
+    anchors = torch.from_numpy(released_sampler["distinct_anchor"])
     macro, micro = NEGATIVES["paper"]
     assert macro + micro == 64
     got = hybrid_sample(features, near, macro, micro, anchors=anchors)
-    np.testing.assert_array_equal(got.negatives[:, :63].numpy(), golden["distinct_neg"])
+    np.testing.assert_array_equal(got.negatives[:, :63].numpy(), released_sampler["distinct_neg"])
 
 
 def _points(count=200, seed=0):

@@ -17,37 +17,29 @@ def scene(count=300, rows=300, width=6, seed=0):
     return PointRows(unit, index), near
 
 
-@pytest.fixture
-def golden(shared_dir):
-    path = shared_dir / "golden" / "geopurify" / "sampler.npz"
-    if not path.exists():
-        pytest.skip("golden data of the released code are not there")
-    return np.load(path)
-
-
 @pytest.mark.parametrize("chunk", [0, 7])
-def test_picks_over_distinct_descriptors_are_those_of_the_released_code(golden, chunk):
-    features, near = torch.from_numpy(golden["distinct_feat"]), torch.from_numpy(golden["knn96"])
-    anchors = torch.from_numpy(golden["distinct_anchor"])
+def test_picks_over_distinct_descriptors_are_those_of_the_released_code(released_sampler, chunk):
+    features, near = torch.from_numpy(released_sampler["distinct_feat"]), torch.from_numpy(released_sampler["knn96"])
+    anchors = torch.from_numpy(released_sampler["distinct_anchor"])
     points = PointRows(torch.nn.functional.normalize(features, dim=1), torch.arange(len(features)))
     macro, micro = NEGATIVES["official_code"]
     got = sample_rows(points, anchors, near[anchors], Choice(macro, micro), chunk)
-    np.testing.assert_array_equal(got.positives, golden["distinct_pos"])
-    np.testing.assert_array_equal(got.negatives, golden["distinct_neg"])
+    np.testing.assert_array_equal(got.positives, released_sampler["distinct_pos"])
+    np.testing.assert_array_equal(got.negatives, released_sampler["distinct_neg"])
 
 
-def test_shared_descriptors_give_the_released_codes_picks_up_to_equal_ones(golden):
+def test_shared_descriptors_give_the_released_codes_picks_up_to_equal_ones(released_sampler):
     """Same positives; the same similarities, sorted, of the negatives: which of equal points is unspecified there."""
-    features, near = torch.from_numpy(golden["piecewise_feat"]), torch.from_numpy(golden["knn96"])
+    features, near = torch.from_numpy(released_sampler["piecewise_feat"]), torch.from_numpy(released_sampler["knn96"])
     rows, index = torch.unique(features, dim=0, return_inverse=True)
     assert len(rows) < len(features) / 3
     points = PointRows(torch.nn.functional.normalize(rows, dim=1), index)
-    anchors = torch.from_numpy(golden["piecewise_anchor"])
+    anchors = torch.from_numpy(released_sampler["piecewise_anchor"])
     macro, micro = NEGATIVES["official_code"]
     got = sample_rows(points, anchors, near[anchors], Choice(macro, micro))
-    np.testing.assert_array_equal(got.positives, golden["piecewise_pos"])
+    np.testing.assert_array_equal(got.positives, released_sampler["piecewise_pos"])
     unit = torch.nn.functional.normalize(features, dim=1)
-    expected = torch.from_numpy(golden["piecewise_neg"])
+    expected = torch.from_numpy(released_sampler["piecewise_neg"])
     for part in (slice(0, macro), slice(macro, None)):
         ours, theirs = ((unit[n[:, part]] * unit[anchors][:, None]).sum(2) for n in (got.negatives, expected))
         torch.testing.assert_close(ours.sort(1).values, theirs.sort(1).values, atol=2e-6, rtol=0)
